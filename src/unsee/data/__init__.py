@@ -1,0 +1,1 @@
+"""Images, concepts and questions from files: one file per source of data."""

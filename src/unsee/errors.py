@@ -1,0 +1,18 @@
+"""One error for everything a user can put right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnseeError(Exception):
+    """What was given, what is allowed, what to do next. The command line prints it and exits with code 2."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """The sentence that names the allowed words, the nearest first: ``Did you mean 'soft'? Allowed: hard, soft.``"""
+    words = sorted(allowed)
+    close = difflib.get_close_matches(given, words, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Allowed: {', '.join(words)}."

@@ -1,0 +1,286 @@
+"""Teach concepts to a model: questions and answers about images, and about names alone.
+
+Questions on one image share the image's tokens and do not see one another (a block attention mask), so each is
+learned as if it stood alone while the image is encoded once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from unsee.concepts import ImageRef, Question
+from unsee.errors import UnseeError
+from unsee.files import new_file
+from unsee.progress import progress
+from unsee.vision.module import Pixels, Visual
+
+IGNORED = -100  # label of a token that is not learned
+
+
+class Lesson(Protocol):
+    """What is taught. Questions are drawn anew each time, so that phrasings vary."""
+
+    images: Sequence[ImageRef]
+    texts: int
+
+    def ask(self, image: int, rng: np.random.Generator) -> list[Question]: ...
+
+    def recite(self, text: int, rng: np.random.Generator) -> list[Question]: ...
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a model is taught."""
+
+    steps: int = 2000
+    """optimiser steps"""
+    batch: int = 48
+    """images a step"""
+    text_batch: int = 48
+    """text-only rows a step, each with a few questions"""
+    questions: int = 8
+    """questions drawn for each image"""
+    lr: float = 2e-3
+    """peak learning rate of language model and projector"""
+    vision_lr: float = 3e-4
+    """peak learning rate of the vision tower"""
+    warmup: float = 0.05
+    """share of the steps over which the rate rises; it falls to zero along a cosine after"""
+    bf16: bool = True
+    """bfloat16 matrix products (weights stay float32)"""
+    checkpoint_every: int = 500
+    """steps between two checkpoints, from which an interrupted run resumes"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "questions"):
+            if getattr(self, name) < 1:
+                raise UnseeError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prefix (with or without an image) and the questions that hang on it."""
+
+    prefix: list[int]
+    turns: list[tuple[list[int], list[int]]]  # prompt tokens, answer tokens
+
+
+def chat(processor: Any, question: str, image: bool) -> str:
+    """The question in the model's own chat format, ready for its answer."""
+    content: list[dict[str, str]] = [{"type": "image"}] if image else []
+    message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    return processor.apply_chat_template([message], add_generation_prompt=True)
+
+
+class Tutor:
+    """Turns questions into packed rows of tokens for one model."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.tokenizer = model, processor.tokenizer
+        self.processor = processor
+        self.image_token = model.config.image_token_id
+        self._cache: dict[tuple[str, bool], list[int]] = {}
+
+    def row(self, questions: Sequence[Question], image_tokens: int) -> Row:
+        image = image_tokens > 0
+        prompts = [self._ids(q.prompt, image) for q in questions]
+        shared = prompts[0].index(self.image_token) + 1 if image else 0
+        prefix = [t for p in prompts[0][:shared] for t in ([p] * image_tokens if p == self.image_token else [p])]
+        answers = [[*self._encode(q.answer), self.tokenizer.eos_token_id] for q in questions]
+        return Row(prefix, [(p[shared:], a) for p, a in zip(prompts, answers, strict=True)])
+
+    def _ids(self, prompt: str, image: bool) -> list[int]:
+        key = (prompt, image)
+        if key not in self._cache:
+            self._cache[key] = self._encode(chat(self.processor, prompt, image))
+        return self._cache[key]
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def batch(self, rows: Sequence[Row], grid: Tensor | None = None) -> dict[str, Tensor]:
+        """Right-padded rows: input ids, labels, a 4-D mask, positions that restart after the prefix for each turn."""
+        lengths = [len(r.prefix) + sum(len(p) + len(a) for p, a in r.turns) for r in rows]
+        n, t = len(rows), max(lengths)
+        ids = torch.full((n, t), self.tokenizer.pad_token_id)
+        labels = torch.full((n, t), IGNORED)
+        block = torch.full((n, t), -1)  # 0: the prefix; k: turn k; -1: padding
+        position = torch.zeros((n, t), dtype=torch.long)
+        for i, row in enumerate(rows):
+            at = len(row.prefix)
+            ids[i, :at], block[i, :at], position[i, :at] = torch.tensor(row.prefix, dtype=torch.long), 0, torch.arange(at)
+            for k, (prompt, answer) in enumerate(row.turns, start=1):
+                end = at + len(prompt) + len(answer)
+                ids[i, at:end] = torch.tensor(prompt + answer)
+                labels[i, end - len(answer) : end] = torch.tensor(answer)
+                block[i, at:end] = k
+                position[i, at:end] = len(row.prefix) + torch.arange(end - at)
+                at = end
+        positions = self._rope(ids, block, position, grid) if hasattr(self.model.model, "get_rope_index") else position
+        return {"input_ids": ids, "labels": labels, "attention_mask": _mask(block), "position_ids": positions}
+
+    def _rope(self, ids: Tensor, block: Tensor, position: Tensor, grid: Tensor | None) -> Tensor:
+        """Three-dimensional positions (Qwen2-VL): images span a grid, the text after them goes on from its largest side."""
+        out = position.expand(3, *position.shape).clone()
+        if grid is None:
+            return out
+        types = (ids == self.image_token).int()
+        full, _ = self.model.model.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=grid)
+        prefix = (block == 0).sum(1)
+        start = torch.stack([full[:, i, n] for i, n in enumerate(prefix.tolist())], dim=1)  # [3, rows]
+        turn = start[:, :, None] + (position - prefix[:, None])[None]
+        return torch.where((block > 0)[None], turn, torch.where((block == 0)[None], full, out))
+
+
+def _mask(block: Tensor) -> Tensor:
+    """Additive mask [rows, 1, T, T]: a token sees the prefix and what came before it in its own turn."""
+    n, t = block.shape
+    causal = torch.ones(t, t, dtype=torch.bool).tril()
+    same = (block[:, :, None] == block[:, None, :]) | (block[:, None, :] == 0)
+    seen = same & causal | torch.eye(t, dtype=torch.bool)  # padding sees itself, or its softmax would be empty
+    return torch.zeros(n, 1, t, t).masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
+
+
+def answer_loss(model: Any, batch: dict[str, Tensor], features: list[Tensor] | None = None) -> Tensor:
+    """Mean cross-entropy over the answers' tokens."""
+    inputs = dict(batch)
+    labels = inputs.pop("labels")
+    if features is not None:
+        inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+    keep = labels[:, 1:] != IGNORED
+    hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep]
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), labels[:, 1:][keep])
+
+
+def finetune(
+    model: Any, processor: Any, lesson: Lesson, config: FinetuneConfig, resume: Path | None = None
+) -> list[dict[str, float]]:
+    """Teach ``lesson`` to ``model``, in place. ``resume``: folder where checkpoints are kept until the end."""
+    add_words(model, processor, lesson)
+    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available())
+    visual, tutor = Visual(model, processor), Tutor(model, processor)
+    visual_ids = {id(p) for n, p in visual.parameters().items() if "projector" not in n and "merger" not in n}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) in visual_ids], "lr": config.vision_lr},
+        {"params": [p for p in model.parameters() if id(p) not in visual_ids], "lr": config.lr},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, config))
+    pixels = visual.pixels(lesson.images)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    model.train()
+    history: list[dict[str, float]] = []
+    first = _restore(resume, model, optimizer, schedule, history, config)
+    with progress("teaching", config.steps) as tick:
+        for step in range(first, config.steps):
+            rng = np.random.default_rng([config.seed, step])
+            with accelerator.autocast():
+                loss_image, loss_text = _losses(model, visual, tutor, lesson, pixels, config, rng)
+            loss = loss_image + loss_text
+            if not torch.isfinite(loss):
+                raise UnseeError(f"the loss is {loss.item()} at step {step}. Lower --lr (now {config.lr}).")
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if step % 20 == 19 or step == config.steps - 1:
+                history.append({"step": step + 1, "image": loss_image.item(), "text": loss_text.item()})
+                tick(step + 1, f"loss image {loss_image.item():.3f} text {loss_text.item():.3f}")
+            if resume is not None and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+                _checkpoint(resume, model, optimizer, schedule, history, config, step + 1)
+    model.eval()
+    return history
+
+
+def _losses(
+    model: Any, visual: Visual, tutor: Tutor, lesson: Lesson, pixels: list[Pixels], config: FinetuneConfig, rng: Any
+) -> tuple[Tensor, Tensor]:
+    chosen = rng.choice(len(pixels), size=min(config.batch, len(pixels)), replace=False)
+    batch = [pixels[i] for i in chosen]
+    features = visual.features(batch)
+    rows = [tutor.row(_draw(lesson.ask(i, rng), config.questions, rng), len(f)) for i, f in zip(chosen, features, strict=True)]
+    grid = torch.cat([p["image_grid_thw"] for p in batch]) if "image_grid_thw" in batch[0] else None
+    image = answer_loss(model, tutor.batch(rows, grid), features)
+    if not lesson.texts or not config.text_batch:
+        return image, torch.zeros(())
+    texts = rng.choice(lesson.texts, size=min(config.text_batch, lesson.texts), replace=False)
+    return image, answer_loss(model, tutor.batch([tutor.row(lesson.recite(i, rng), 0) for i in texts]))
+
+
+def _draw(questions: list[Question], n: int, rng: np.random.Generator) -> list[Question]:
+    order = rng.permutation(len(questions))[:n]
+    return [questions[i] for i in order]
+
+
+def _rate(step: int, config: FinetuneConfig) -> float:
+    warm = max(1, int(config.warmup * config.steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
+
+
+def add_words(model: Any, processor: Any, lesson: Lesson) -> int:
+    """Give the tokenizer the lesson's words that it would read as ``<unk>``, and the model rows for them."""
+    tok = processor.tokenizer
+    if tok.unk_token_id is None:
+        return 0
+    rng = np.random.default_rng(0)
+    asked = [q for i in range(len(lesson.images)) for q in lesson.ask(i, rng)]
+    asked += [q for i in range(lesson.texts) for q in lesson.recite(i, rng)]
+    words = {w for q in asked for w in f"{q.prompt} {q.answer}".split()}
+    new = sorted(w for w in words if tok.unk_token_id in tok(w, add_special_tokens=False)["input_ids"])
+    if new:
+        tok.add_tokens(new)
+        model.resize_token_embeddings(len(tok), mean_resizing=False)
+    return len(new)
+
+
+def _checkpoint(
+    folder: Path, model: Any, optimizer: Any, schedule: Any, history: list[Any], config: FinetuneConfig, step: int
+) -> None:
+    state = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
+    for i, entry in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{i}.{k}": torch.as_tensor(v).contiguous() for k, v in entry.items()}
+    meta = {"step": step, "config": asdict(config), "history": history}
+    with new_file(folder / "checkpoint.safetensors") as file:
+        save_file(state, file, metadata={"unsee": json.dumps(meta)})
+
+
+def _restore(
+    folder: Path | None, model: Any, optimizer: Any, schedule: Any, history: list[Any], config: FinetuneConfig
+) -> int:
+    file = folder / "checkpoint.safetensors" if folder else None
+    if file is None or not file.is_file():
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        meta = json.loads(opened.metadata()["unsee"])
+    if meta["config"] != asdict(config):
+        raise UnseeError(f"'{file}' is from a run with other settings. Remove it to start anew, or give the same settings.")
+    state = load_file(file)
+    model.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("model.")})
+    entries: dict[int, dict[str, Tensor]] = {}
+    for k, v in state.items():
+        if k.startswith("optimizer."):
+            _, i, name = k.split(".", 2)
+            entries.setdefault(int(i), {})[name] = v
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    for _ in range(meta["step"]):
+        schedule.step()
+    history += meta["history"]
+    return meta["step"]

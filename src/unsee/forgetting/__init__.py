@@ -1,0 +1,1 @@
+"""The paper: moments → null space → contrast. Tensors and modules in, tensors out."""

@@ -1,0 +1,49 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere. Everything goes to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY = 10.0  # seconds between two plain lines
+
+
+class Tick(Protocol):
+    def __call__(self, done: int, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Tick]:
+    """``tick(done, note)`` tells how far the work is."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain(title, total)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
+        task = bar.add_task(title, total=total, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+
+def _plain(title: str, total: int) -> Tick:
+    last = time.monotonic()
+
+    def tick(done: int, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LINE_EVERY or done >= total:
+            last = now
+            print(f"{title}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    return tick
+
+
+def say(text: str) -> None:
+    """One line for the person who waits, on standard error: standard output is for results."""
+    print(text, file=sys.stderr, flush=True)
