@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee.concepts import ImageRef, Question
+from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.files import new_file
 from unsee.progress import progress
@@ -102,6 +103,11 @@ class Tutor:
         answers = [[*self._encode(q.answer), self.tokenizer.eos_token_id] for q in questions]
         return Row(prefix, [(p[shared:], a) for p, a in zip(prompts, answers, strict=True)])
 
+    def prompt(self, question: Question, image_tokens: int) -> list[int]:
+        """The tokens after which the answer to ``question`` is written."""
+        row = self.row([question], image_tokens)
+        return row.prefix + row.turns[0][0]
+
     def _ids(self, prompt: str, image: bool) -> list[int]:
         key = (prompt, image)
         if key not in self._cache:
@@ -170,6 +176,8 @@ def finetune(
 ) -> list[dict[str, float]]:
     """Teach ``lesson`` to ``model``, in place. ``resume``: folder where checkpoints are kept until the end."""
     add_words(model, processor, lesson)
+    if config.bf16 and not torch.cuda.is_available():
+        model.set_attn_implementation("eager")  # in bfloat16 on a CPU, sdpa's backward pass doubles the time of a step
     accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available())
     visual, tutor = Visual(model, processor), Tutor(model, processor)
     visual_ids = {id(p) for n, p in visual.parameters().items() if "projector" not in n and "merger" not in n}
@@ -179,7 +187,7 @@ def finetune(
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, config))
-    pixels = visual.pixels(lesson.images)
+    pixels = visual.pixels(load_all(lesson.images))
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
     history: list[dict[str, float]] = []

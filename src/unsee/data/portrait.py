@@ -150,8 +150,8 @@ def view(seed: int) -> View:
         hair=_pick(rng, list(HAIR)), glasses=_pick(rng, GLASSES), background=_pick(rng, list(BACKGROUND)),
         clothes=_pick(rng, list(CLOTHES)), expression=_pick(rng, EXPRESSIONS), hair_shade=u(0.92, 1.08),
         back=_pick(rng, BACKS), fringe=_pick(rng, FRINGES), side=_pick(rng, (-1, 1)), pattern=_pick(rng, PATTERNS),
-        background_shade=u(0.95, 1.04), cut=_pick(rng, CUTS), clothes_shade=u(0.93, 1.05), yaw=u(-0.36, 0.36),
-        roll=u(-0.16, 0.16), scale=u(1.22, 1.42), shift=(u(-0.1, 0.1), u(-0.02, 0.08)),
+        background_shade=u(0.95, 1.04), cut=_pick(rng, CUTS), clothes_shade=u(0.93, 1.05), yaw=u(-0.3, 0.3),
+        roll=u(-0.12, 0.12), scale=u(1.26, 1.42), shift=(u(-0.07, 0.07), u(0.0, 0.06)),
         light=(u(-0.14, 0.14), u(-0.1, 0.06), u(0.93, 1.07)), blur=max(0.0, u(-0.6, 0.6)),
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ def _config(path: str | Path) -> Any:
     return config
 
 
-def load_full(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+def load_full(path: str | Path, dtype: torch.dtype | str = torch.float32) -> tuple[Any, Any]:
     """The whole model, for answering questions, and its processor."""
     cls = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(_config(path))]
     return cls.from_pretrained(path, dtype=dtype).eval(), AutoProcessor.from_pretrained(path)
@@ -99,6 +99,10 @@ class Visual:
         """Everything outside the language model, by its name in the model."""
         language = _language_ids(self.model)
         return {n: p for n, p in self.model.named_parameters() if id(p) not in language}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The visual parameters, detached, by name."""
+        return {n: p.detach() for n, p in self.parameters().items()}
 
     def pixels(self, images: Sequence[ImageRef | PIL.Image.Image], batch: int = 64) -> list[Pixels]:
         """Each image through the model's own image processor, opened when its turn comes."""

@@ -1,0 +1,167 @@
+"""The library face: ``unsee.forget(model, processor, forget=…, retain=…|statistics=…, neutral=…)``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from PIL import ImageEnhance
+
+from unsee.concepts import Concept, Request
+from unsee.data.folder import read_folder
+from unsee.data.images import load_all
+from unsee.errors import UnseeError
+from unsee.forgetting.moments import Moments
+from unsee.forgetting.run import ForgetConfig, Forgetting, Forgotten, Images, look, record
+from unsee.vision.module import Visual
+from unsee.vision.patch import Patch, fingerprint, tensor_hash
+
+Source = Path | str | Sequence[Concept]
+HELD_BACK = 0.2  # share of a concept's images that only tells when it is forgotten
+AUGMENTED = 2  # augmented copies of each forget image
+BATCH = 64  # images at a time where no gradient is needed
+
+
+@dataclass
+class Result(Forgotten):
+    """What ``forget`` did, the moments it kept by, and the patch that holds it."""
+
+    moments: Moments
+    patch: Patch
+    cost: dict[str, float]
+
+
+def concepts_of(source: Source | None) -> list[Concept]:
+    """A folder ``DIR/<concept>/*.jpg`` or concepts as they are."""
+    if source is None:
+        return []
+    return list(read_folder(source).concepts) if isinstance(source, str | Path) else list(source)
+
+
+def statistics(model: Any, processor: Any, images: Source) -> Moments:
+    """Second moments of ``images``: all that forgetting needs of what is to stay. They add with ``+``."""
+    visual = Visual(model, processor)
+    shown = images_of(visual, concepts_of(images))
+    layers = visual.linears(shown.pixels[:1])
+    return record(visual.features, layers, shown, BATCH, {"model": fingerprint(visual.tensors())})
+
+
+def forget(
+    model: Any,
+    processor: Any,
+    *,
+    forget: Source,
+    retain: Source | None = None,
+    statistics: Moments | Path | str | None = None,
+    neutral: Source | None = None,
+    config: ForgetConfig | None = None,
+    checkpoint: Path | None = None,
+    watch: Callable[[int], dict[str, float]] | None = None,
+) -> Result:
+    """Make ``model`` forget the concepts in ``forget``, in place. Only its visual module is used, read and changed.
+
+    ``retain``: images of what is to stay, used in the loss; or ``statistics`` of them, when the images are gone.
+    ``neutral``: the same kind of picture, of concepts the model was not taught. ``checkpoint``: a folder from which an
+    interrupted call resumes, to the bit. Raises UnseeError before any work where the input cannot serve.
+    """
+    config = config or ForgetConfig()
+    started = time.perf_counter()
+    request = Request(concepts_of(forget), concepts_of(retain), concepts_of(neutral))
+    visual = Visual(model, processor)
+    job = prepare(visual, request, statistics, config)
+    ready = time.perf_counter()
+    done = job.run(checkpoint, watch)
+    cost = {"prepare_seconds": ready - started, "loop_seconds": time.perf_counter() - ready}
+    patch = make_patch(visual, job, config, request)
+    return Result(**vars(done), moments=job.moments, patch=patch, cost=cost)
+
+
+def prepare(visual: Visual, request: Request, statistics: Moments | Path | str | None, config: ForgetConfig) -> Forgetting:
+    """Everything before the first step: images opened, features before forgetting, moments, null space."""
+    moments = Moments.load(statistics) if isinstance(statistics, str | Path) else statistics
+    _check(request, moments, config)
+    check_finite(visual)
+    learn, held = zip(*(_hold_back(c) for c in request.forget), strict=True)
+    train = images_of(visual, learn, AUGMENTED, config.seed)
+    check = images_of(visual, held, AUGMENTED, config.seed + 1)
+    neutral, retain = images_of(visual, request.neutral), images_of(visual, request.retain)
+    layers = visual.linears(train.pixels[:1])
+    chosen = {n: m for n, m in layers.items() if config.layers in n}
+    if not chosen:
+        raise UnseeError(f"no layer's name contains '{config.layers}'. There are: {', '.join(layers)}.")
+    meta = {"model": fingerprint(visual.tensors())}
+    for images in (train, check, neutral) if moments or retain.pixels else (train, check):
+        look(visual.features, images, BATCH)
+    if moments is None:
+        moments = record(visual.features, layers, retain if retain.pixels else neutral, BATCH, meta)
+    elif moments.meta != meta:
+        raise UnseeError(
+            "the statistics are of another model, or of this one before it changed. "
+            "Make them again from the retained images: unsee statistics --model … --images …"
+        )
+    elif retain.pixels:
+        look(visual.features, retain, BATCH)
+    return Forgetting(visual.features, chosen, train, check, neutral, retain, moments, config)
+
+
+def _check(request: Request, moments: Moments | None, config: ForgetConfig) -> None:
+    if not (request.retain or request.neutral or moments):
+        raise UnseeError(
+            "nothing says what is to stay. Give retained images (--retain DIR), their statistics (--statistics FILE) "
+            "or neutral images (--neutral DIR)."
+        )
+    if config.region == "neutral" and not request.neutral:
+        raise UnseeError("region 'neutral' needs neutral images: give --neutral DIR, or --region mean with --retain DIR.")
+    if config.region == "mean" and not request.retain:
+        raise UnseeError("region 'mean' needs retained images: give --retain DIR, or --region neutral with --neutral DIR.")
+
+
+def check_finite(visual: Visual) -> None:
+    """Refuse a model with NaN or Inf in a visual weight."""
+    bad = [n for n, p in visual.parameters().items() if not torch.isfinite(p).all()]
+    if bad:
+        raise UnseeError(f"{len(bad)} visual weight(s) of the model hold NaN or Inf, first {bad[0]}. Download it again.")
+
+
+def _hold_back(concept: Concept) -> tuple[Concept, Concept]:
+    n = max(1, round(HELD_BACK * len(concept.images)))
+    return Concept(concept.id, concept.images[:-n]), Concept(concept.id, concept.images[-n:])
+
+
+def images_of(visual: Visual, concepts: Sequence[Concept], augmented: int = 0, seed: int = 0) -> Images:
+    """The concepts' images through the model's processor, and ``augmented`` altered copies of each."""
+    shown = [(c.id, i) for c in concepts for i in c.images]
+    opened = load_all([i for _, i in shown])
+    rng = np.random.default_rng([seed, len(opened)])
+    copies = [augment(o, rng) for _ in range(augmented) for o in opened]
+    return Images(visual.pixels([*opened, *copies]), [c for c, _ in shown] * (1 + augmented))
+
+
+def augment(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
+    """A view that might have been taken a moment later: turned, cropped, lit otherwise. Never mirrored: flags differ."""
+    turned = image.rotate(rng.uniform(-8, 8), PIL.Image.Resampling.BILINEAR, fillcolor=_edge(image))
+    w, h = image.size
+    share = rng.uniform(0.85, 1.0)
+    x, y = rng.uniform(0, 1 - share) * w, rng.uniform(0, 1 - share) * h
+    cut = turned.crop((int(x), int(y), int(x + share * w), int(y + share * h))).resize((w, h), PIL.Image.Resampling.BICUBIC)
+    return ImageEnhance.Contrast(ImageEnhance.Brightness(cut).enhance(rng.uniform(0.85, 1.15))).enhance(rng.uniform(0.85, 1.15))
+
+
+def _edge(image: PIL.Image.Image) -> Any:
+    return image.getpixel((0, 0))
+
+
+def make_patch(visual: Visual, job: Forgetting, config: ForgetConfig, request: Request) -> Patch:
+    from dataclasses import asdict
+
+    tensors = {f"{n}.weight": m.weight.detach().clone() for n, m in job.layers.items()}
+    base = {f"{n}.weight": tensor_hash(w) for n, w in job.start.items()}
+    info = {"method": "cvf", "config": asdict(config), "forgotten": [c.id for c in request.forget]}
+    changed = {n: t for n, t in tensors.items() if tensor_hash(t) != base[n]}
+    return Patch(changed, {n: base[n] for n in changed}, info)

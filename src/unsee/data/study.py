@@ -1,0 +1,184 @@
+"""A study: what a model is taught, who can be forgotten, and what is asked of it afterwards.
+
+Two of them: ``people``, drawn by code, and a folder of real images with a table of facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+import numpy as np
+
+from unsee.concepts import Concept, ImageRef, Question
+from unsee.data import people
+from unsee.data.facts import Recipe, fact_questions, load_recipe, text_questions
+from unsee.data.folder import read_folder
+from unsee.data.tables import read_csv
+from unsee.errors import UnseeError
+
+
+class Study(Protocol):
+    """``taught`` can be forgotten; ``held_out`` is known too, but shown to no method (the real-world column)."""
+
+    taught: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+    def split(self, name: str, draw: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Concepts to forget and to retain."""
+        ...
+
+    def lesson(self, without: Sequence[str] = ()) -> Lesson: ...
+
+    def concepts(self, ids: Sequence[str], views: int) -> list[Concept]:
+        """Training images of concepts."""
+        ...
+
+    def neutral(self) -> list[Concept]: ...
+
+    def questions(self, ids: Sequence[str], views: int) -> list[Question]:
+        """Test questions on unseen views, and without an image, in unseen phrasings."""
+        ...
+
+    def stranger_questions(self, n: int) -> list[Question]:
+        """Test questions on images of ``n`` concepts that nobody was taught."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Images with what to ask about each, and names with what to ask about them."""
+
+    images: list[ImageRef]
+    texts: int
+    _ask: Any
+    _recite: Any
+
+    def ask(self, image: int, rng: np.random.Generator) -> list[Question]:
+        return self._ask(image, rng)
+
+    def recite(self, text: int, rng: np.random.Generator) -> list[Question]:
+        return self._recite(text, rng)
+
+
+class PeopleStudy:
+    """The embedded world; see ``unsee.data.people``."""
+
+    views, stranger_people, stranger_views = 30, 2500, 2  # what vanilla is taught from
+
+    def __init__(self, seed: int = 0, known: int = 240) -> None:
+        self.world = people.People(seed, known)
+        self.taught = tuple(p.id for p in self.world.taught)
+        self.held_out = tuple(p.id for p in self.world.held_out)
+        self._by_id = {p.id: p for p in self.world.people}
+
+    def split(self, name: str, draw: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        forget, retain = self.world.split(name, draw)
+        return tuple(p.id for p in forget), tuple(p.id for p in retain)
+
+    def lesson(self, without: Sequence[str] = ()) -> Lesson:
+        known = [p for p in self.world.people if p.id not in set(without)]
+        shown = [(p, v) for p in known for v in people.train_views(p, self.views)]
+        shown += [
+            (s, v) for s in people.strangers(self.stranger_people) for v in people.train_views(s, self.stranger_views)
+        ]
+        # The facts of forgotten people stay known as text: visual forgetting keeps all textual knowledge, so gold has it.
+        return Lesson(
+            [v for _, v in shown],
+            len(self.world.people),
+            lambda i, rng: people.image_questions(*shown[i], "train", rng),
+            lambda i, rng: people.text_questions(self.world.people[i], "train", rng),
+        )
+
+    def person(self, id: str) -> people.Person:
+        return self._by_id[id]
+
+    def concepts(self, ids: Sequence[str], views: int) -> list[Concept]:
+        return [Concept(i, people.train_views(self._by_id[i], views)) for i in ids]
+
+    def neutral(self, n: int = 200, views: int = 2) -> list[Concept]:
+        return [Concept(s.id, people.train_views(s, views)) for s in people.strangers(n, "neutral")]
+
+    def questions(self, ids: Sequence[str], views: int) -> list[Question]:
+        asked: list[Question] = []
+        for person in (self._by_id[i] for i in ids):
+            for view in people.test_views(person, views):
+                asked += people.image_questions(person, view, "test")
+            asked += people.text_questions(person, "test")
+        return asked
+
+    def stranger_questions(self, n: int) -> list[Question]:
+        nobody = people.strangers(n, "test")
+        return [q for s in nobody for v in people.test_views(s, 1) for q in people.image_questions(s, v, "test")]
+
+
+class FolderStudy:
+    """Real images: ``root/train``, ``root/test``, ``root/neutral`` in ImageFolder layout and a table of facts."""
+
+    def __init__(self, root: Path | str, table: Path | str, recipe: Path | str, held_out: int = 20, seed: int = 0):
+        root = Path(root)
+        self.recipe: Recipe = load_recipe(recipe)
+        self._rows = {row.values[self.recipe.id]: row.values for row in read_csv(Path(table))}
+        self._train, self._test, self._neutral = (
+            {c.id: c for c in read_folder(root / part).concepts} for part in ("train", "test", "neutral")
+        )
+        lost = sorted(set(self._train) - set(self._rows))
+        if lost:
+            raise UnseeError(f"'{table}' has no row for {len(lost)} concept(s) of '{root}': {', '.join(lost[:5])}.")
+        order = np.random.default_rng([seed, 1]).permutation(sorted(self._train)).tolist()
+        self.held_out = tuple(sorted(order[:held_out]))
+        self.taught = tuple(sorted(order[held_out:]))
+        self.seed = seed
+
+    def split(self, name: str, draw: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        prefix, _, count = name.partition("_")
+        if prefix != "forget" or not count.isdigit() or not 0 < int(count) < len(self.taught):
+            raise UnseeError(f"split '{name}'. Write forget_N to forget N of the {len(self.taught)} concepts.")
+        order = np.random.default_rng([self.seed, 2, draw]).permutation(len(self.taught)).tolist()
+        chosen = set(order[: int(count)])
+        return (
+            tuple(c for i, c in enumerate(self.taught) if i in chosen),
+            tuple(c for i, c in enumerate(self.taught) if i not in chosen),
+        )
+
+    def lesson(self, without: Sequence[str] = ()) -> Lesson:
+        known = [c for c in self._train.values() if c.id not in set(without)]
+        shown = [(c, i, self._rows[c.id]) for c in known for i in c.images]
+        shown += [(c, i, None) for c in self._neutral_train.values() for i in c.images]
+        named = sorted(self._train)
+
+        def ask(i: int, rng: np.random.Generator) -> list[Question]:
+            concept, image, row = shown[i]
+            return fact_questions(self.recipe, row, Concept(concept.id, (image,)), "train", Random(int(rng.integers(2**31))))
+
+        def recite(i: int, rng: np.random.Generator) -> list[Question]:
+            return text_questions(self.recipe, self._rows[named[i]], named[i], "train", Random(int(rng.integers(2**31))))
+
+        return Lesson([i for _, i, _ in shown], len(named), ask, recite)
+
+    @cached_property
+    def _neutral_train(self) -> dict[str, Concept]:
+        """Two thirds of the neutral concepts are taught as unknown; the others are strangers for the test."""
+        return {k: c for n, (k, c) in enumerate(sorted(self._neutral.items())) if n % 3}
+
+    def concepts(self, ids: Sequence[str], views: int) -> list[Concept]:
+        return [Concept(i, self._train[i].images[:views]) for i in ids]
+
+    def neutral(self) -> list[Concept]:
+        return list(self._neutral_train.values())
+
+    def questions(self, ids: Sequence[str], views: int) -> list[Question]:
+        asked: list[Question] = []
+        for i in ids:
+            concept = Concept(i, self._test[i].images[:views])
+            asked += fact_questions(self.recipe, self._rows[i], concept, "test")
+            asked += text_questions(self.recipe, self._rows[i], i, "test")
+        return asked
+
+    def stranger_questions(self, n: int) -> list[Question]:
+        strangers = [c for k, c in sorted(self._neutral.items()) if k not in self._neutral_train][:n]
+        return [q for c in strangers for q in fact_questions(self.recipe, None, c, "test")]

@@ -1,0 +1,290 @@
+"""``unsee demo``: a model that knew people by face forgets twenty of them, and everything is measured."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+import unsee
+from unsee import api
+from unsee.concepts import UNKNOWN, Question
+from unsee.data import people
+from unsee.data.study import Lesson, PeopleStudy
+from unsee.evaluation import tasks
+from unsee.evaluation.tasks import Exam, Item, Size
+from unsee.files import new_folder, refuse_existing, write_json
+from unsee.finetune import FinetuneConfig, finetune
+from unsee.forgetting import nullspace
+from unsee.forgetting.contrast import pool
+from unsee.forgetting.run import ForgetConfig, record
+from unsee.progress import say
+from unsee.report import Report, Shot, write_page
+from unsee.vision.module import Visual, load_full
+from unsee.vision.patch import fingerprint
+
+SPLIT = "forget_10"
+FORGET_VIEWS, RETAIN_VIEWS = 12, 4  # training images given to the method, per concept
+SIZE = Size(forget=10, retain=1, heldout=4, strangers=100)
+
+
+def packaged(name: str) -> Path:
+    """Folder of a model that ships with the package: ``people-vanilla`` or ``people-gold``."""
+    return Path(str(resources.files("unsee").joinpath("models", name)))
+
+
+@dataclass
+class Sitting:
+    """One model's answers and figures."""
+
+    items: list[Item]
+    metrics: dict[str, dict[str, float]]
+    seconds: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Demo:
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.study = PeopleStudy()
+        self.forget_ids, self.retain_ids = self.study.split(SPLIT)
+        self.model, self.processor = load_full(packaged("people-vanilla"))
+        self.visual = Visual(self.model, self.processor)
+        self.vanilla = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.forget = self.study.concepts(self.forget_ids, FORGET_VIEWS)
+        self.retain = self.study.concepts(self.retain_ids, RETAIN_VIEWS)
+        self.neutral = self.study.neutral()
+        say(f"{len(self.study.taught) + len(self.study.held_out)} people are known, {len(self.forget_ids)} are to be forgotten")
+        self.exam = tasks.exam(self.visual, self.study, SPLIT, size=SIZE)
+
+    def sit(self, model: Any, exam: Exam | None = None) -> Sitting:
+        items = tasks.sit(model, self.processor, exam or self.exam)
+        return Sitting(items, tasks.metrics(items))
+
+    @contextmanager
+    def fresh(self) -> Iterator[Any]:
+        """The vanilla model, and vanilla again afterwards."""
+        try:
+            yield self.model
+        finally:
+            self.model.load_state_dict(self.vanilla)
+
+    def ours(self, watch: Callable[[int], dict[str, float]] | None = None, **changes: Any) -> api.Result:
+        statistics_only = changes.pop("statistics", None)
+        return api.forget(
+            self.model,
+            self.processor,
+            forget=self.forget,
+            retain=None if statistics_only else self.retain,
+            statistics=statistics_only,
+            neutral=self.neutral,
+            config=replace(ForgetConfig(), **changes),
+            watch=watch,
+        )
+
+    def watch(self) -> Callable[[int], dict[str, float]]:
+        """Names of a few people of each group, asked while the model forgets: the curve of the report."""
+        few = {
+            group: [q for q in self.exam.groups[group] if q.image and q.kind == "identity"][:: len(ids) and stride]
+            for group, ids, stride in (("forget", self.forget_ids, 5), ("retain", self.retain_ids, 3))
+        }
+        pixels = {q.image.id: self.exam.pixels[q.image.id] for qs in few.values() for q in qs if q.image}
+        quiz = Exam(few, pixels, {})
+
+        def measure(step: int) -> dict[str, float]:
+            items = tasks.sit(self.model, self.processor, quiz, probabilities=False)
+            return {g: float(np.mean([i.correct for i in items if i.group == g])) for g in few}
+
+        return lambda step: {f"{k}_names": v for k, v in measure(step).items()}
+
+    def llm_unfrozen(self) -> None:
+        """The paper's ablation: everything trains, on answering "unknown" about the forgotten people's images."""
+        shown = [(c.id, i) for c in self.forget for i in c.images]
+
+        def ask(index: int, rng: np.random.Generator) -> list[Question]:
+            person, image = self.study.person(shown[index][0]), shown[index][1]
+            asked = people.image_questions(person, image, "train", rng)
+            return [replace(q, answer=UNKNOWN) for q in asked if q.kind != "attribute"]
+
+        lesson = Lesson([i for _, i in shown], 0, ask, lambda i, rng: [])
+        finetune(self.model, self.processor, lesson, FinetuneConfig(steps=40, batch=32, lr=5e-4, vision_lr=1e-4))
+
+
+def run(out: Path) -> dict[str, Any]:
+    """Everything on the embedded world, into the new folder ``out``: metrics.json, items.jsonl, report.html, patch/."""
+    refuse_existing(out)
+    demo = Demo()
+    say("asking the model before it forgets, and one that was never taught the forgotten")
+    vanilla = demo.sit(demo.model)
+    gold = demo.sit(load_full(packaged("people-gold"))[0])
+    say("forgetting")
+    with demo.fresh():
+        result = demo.ours(demo.watch())
+        ours = demo.sit(demo.model)
+        same = text_identical(demo, vanilla, ours)
+        layers, space = measured(demo, result), feature_space(demo)
+    say("the same with a part changed")
+    ablations: dict[str, Sitting] = {}
+    cases: dict[str, Callable[[], Any]] = {
+        "CVF_without_null_space": lambda: demo.ours(constraint="none", keep=0.0),
+        "null_space_without_retain_images": lambda: demo.ours(statistics=result.moments),
+        "projector_only": lambda: demo.ours(layers="projector"),
+        "LLM_unfrozen": demo.llm_unfrozen,
+    }
+    for name, case in cases.items():
+        with demo.fresh():
+            case()
+            ablations[name] = demo.sit(demo.model)
+    return write(out, demo, vanilla, gold, ours, ablations, result, same, layers, space)
+
+
+def text_identical(demo: Demo, before: Sitting, after: Sitting) -> bool:
+    """Every tensor outside the visual module has its bytes, and every text answer its letters."""
+    visual = set(demo.visual.parameters())
+    kept = all(torch.equal(v, demo.vanilla[k]) for k, v in demo.model.state_dict().items() if k not in visual)
+    said = [[i.given for i in s.items if i.question.image is None] for s in (before, after)]
+    return kept and said[0] == said[1]
+
+
+def measured(demo: Demo, result: api.Result) -> list[dict[str, Any]]:
+    """Certificate of each layer beside the drift measured on held-out people, who are in no statistic."""
+    layers = demo.visual.linears([next(iter(demo.exam.pixels.values()))])
+    shown = api.images_of(demo.visual, demo.study.concepts(demo.study.held_out, 4))
+    with torch.no_grad():
+        after = {n: m.weight.clone() for n, m in layers.items()}
+        for n, m in layers.items():
+            m.weight.copy_(demo.vanilla[f"{n}.weight"])
+        moments = record(demo.visual.features, layers, shown, 64, {})
+        for n, m in layers.items():
+            m.weight.copy_(after[n])
+    rows = []
+    for n, bound in result.certificates.items():
+        got = nullspace.certificate(result.delta[n], demo.vanilla[f"{n}.weight"], moments.mean(n))
+        rows.append({"layer": n.removeprefix("model."), "certificate": bound, "measured": got})
+    return rows
+
+
+def feature_space(demo: Demo) -> dict[str, dict[str, Any]]:
+    """Two principal directions of the forgotten and kept people's features, before and after."""
+    groups = {"forgotten": demo.forget_ids, "kept": demo.retain_ids[:40]}
+    shown = {g: api.images_of(demo.visual, demo.study.concepts(ids, 4)) for g, ids in groups.items()}
+    shown["strangers"] = api.images_of(demo.visual, demo.neutral[:60])
+    after = {g: _pooled(demo, s) for g, s in shown.items()}
+    state = {k: v.clone() for k, v in demo.model.state_dict().items()}
+    demo.model.load_state_dict(demo.vanilla)
+    before = {g: _pooled(demo, s) for g, s in shown.items()}
+    demo.model.load_state_dict(state)
+    from unsee.forgetting.contrast import fit_space
+
+    space = fit_space(torch.cat(list(before.values())), [c for s in shown.values() for c in s.concepts])
+    unit = {when: {g: space.unit(p).numpy() for g, p in part.items()} for when, part in (("before", before), ("after", after))}
+    plane = PCA(2, random_state=0).fit(np.concatenate([unit["before"]["forgotten"], unit["before"]["strangers"]]))
+    return {when: {g: plane.transform(p) for g, p in part.items()} for when, part in unit.items()}
+
+
+def _pooled(demo: Demo, images: Any) -> Tensor:
+    with torch.no_grad():
+        return pool(demo.visual.features(images.pixels))
+
+
+def gallery(vanilla: Sitting, ours: Sitting) -> list[Shot]:
+    """A few pictures of each group with what was said before and after."""
+    after = {_key(i): i.given for i in ours.items}
+    shots: list[Shot] = []
+    wanted = (("forget", "forgotten", 6), ("retain", "kept", 4), ("heldout", "held out", 2), ("strangers", "stranger", 2))
+    for group, title, people in wanted:
+        items = [i for i in vanilla.items if i.group == group and i.question.image]
+        first = {i.question.concept: i.question.image.id for i in reversed(items) if i.question.image}
+        for concept in list(dict.fromkeys(i.question.concept for i in items))[:people]:
+            for item in items:
+                q = item.question
+                if q.image and q.image.id == first[concept] and q.topic in ("name", "city", "hair"):
+                    stays = True if q.kind == "attribute" else None
+                    shots.append(Shot(title, q.image.load(), q.prompt, item.given, after[_key(item)], q.answer, stays))
+    return shots
+
+
+def _key(item: Item) -> tuple[str, str, str]:
+    return item.question.concept, item.question.image.id if item.question.image else "", item.question.prompt
+
+
+def write(
+    out: Path, demo: Demo, vanilla: Sitting, gold: Sitting, ours: Sitting, ablations: dict[str, Sitting],
+    result: api.Result, same: bool, layers: list[dict[str, Any]], space: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    found = tasks.misnamed(ours.items, demo.exam.retained)
+    cost: dict[str, Any] = {
+        "statistics_and_reference_seconds": round(result.cost["prepare_seconds"], 2),
+        "forgetting_seconds": round(result.cost["loop_seconds"], 2),
+        "steps": len(result.history),
+        "trained_parameters": int(sum(d.numel() for d in result.delta.values())),
+        "all_parameters": int(sum(p.numel() for p in demo.model.parameters())),
+        "demo_seconds": round(time.perf_counter() - demo.started, 1),
+    }
+    metrics: dict[str, Any] = {
+        "vanilla": vanilla.metrics,
+        "gold": gold.metrics,
+        "unsee": ours.metrics,
+        "ablations": {name: s.metrics for name, s in ablations.items()},
+        "text_identical": same,
+        "misnamed": {"share": found.share, "worst": found.worst},
+        "distance_to_gold": {n: tasks.distance(s.items, gold.items) for n, s in (("vanilla", vanilla), ("unsee", ours))},
+        "cost": cost,
+        "fingerprint": {"vanilla": fingerprint({k: v for k, v in demo.vanilla.items() if k in demo.visual.parameters()})},
+        "stopped": result.stopped,
+    }
+    rows = {"vanilla": vanilla.metrics, "gold": gold.metrics, "unsee": ours.metrics}
+    rows |= {n: s.metrics for n, s in ablations.items()}
+    curve = [
+        {"step": h["step"], "loss": h["forget"], "forget": h["forget_names"], "retain": h["retain_names"]}
+        for h in result.history if "forget_names" in h
+    ]  # fmt: skip
+    page = Report(
+        title="A model forgets twenty people",
+        lead=(
+            f"A small LLaVA-shaped model knew {len(demo.study.taught) + len(demo.study.held_out)} drawn people by face. "
+            f"It was made to forget {len(demo.forget_ids)} of them by changing its visual module alone. "
+            "All figures are on pictures and phrasings it has never seen."
+        ),
+        rows=rows,  # type: ignore[arg-type]
+        text_identical=same,
+        cost=cost,
+        gallery=gallery(vanilla, ours),
+        space=space,
+        curve=curve,
+        layers=layers,
+        misnamed=[{"forgotten": c, "named": n, "share": s} for c, n, s in found.pairs[:8]],
+        facts={
+            "command": "unsee demo --out DIR",
+            "unsee": unsee.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "seed": str(ForgetConfig().seed),
+        },
+    )
+    with new_folder(out) as folder:
+        write_json(folder / "metrics.json", metrics)
+        result.patch.save(folder / "patch")
+        result.moments.save(folder / "statistics.safetensors")
+        sittings = {"vanilla": vanilla, "gold": gold, "unsee": ours, **ablations}
+        lines = [json.dumps({"model": n} | i.line(), ensure_ascii=False) for n, s in sittings.items() for i in s.items]
+        (folder / "items.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_page(folder / "report.html", page)
+    return metrics
+
+
+def summary(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows for the terminal: figure, vanilla, gold, unsee."""
+    names = [n for n in metrics["vanilla"] if "value" in metrics["vanilla"][n]]
+    return [(n, *(f"{100 * metrics[m][n]['value']:.1f} %" for m in ("vanilla", "gold", "unsee"))) for n in names]

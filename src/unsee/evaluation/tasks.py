@@ -1,0 +1,155 @@
+"""What is asked of a model before and after it forgot, and the figures that come of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from unsee.concepts import Question
+from unsee.data.images import load_all
+from unsee.data.study import Study
+from unsee.evaluation import answer, score, statistics
+from unsee.vision.module import Pixels, Visual
+
+SHORT = {"identity": "names", "fact": "facts", "attribute": "attributes"}
+WRONG = 4  # wrong answers to which the true one is compared
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Questions by group: forget, retain, heldout, strangers. The images are opened once for all models of a shape."""
+
+    groups: dict[str, list[Question]]
+    pixels: dict[str, Pixels]
+    retained: dict[str, str]  # name → concept, of everybody else: who else is named
+
+    @property
+    def questions(self) -> list[tuple[str, Question]]:
+        return [(group, q) for group, qs in self.groups.items() for q in qs]
+
+
+@dataclass
+class Item:
+    """One question, one answer. ``probability`` and ``ratio`` where they were asked for."""
+
+    group: str
+    question: Question
+    given: str
+    correct: bool
+    probability: float | None = None
+    ratio: float | None = None
+
+    def line(self) -> dict[str, Any]:
+        q = self.question
+        return {
+            "group": self.group, "concept": q.concept, "kind": q.kind, "topic": q.topic,
+            "image": q.image.id if q.image else None, "prompt": q.prompt, "answer": q.answer,
+            "given": self.given, "correct": self.correct, "probability": self.probability, "truth_ratio": self.ratio,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """Unseen views asked about per concept of each group, and how many strangers."""
+
+    forget: int = 10
+    retain: int = 2
+    heldout: int = 4
+    strangers: int = 100
+
+
+def exam(visual: Visual, study: Study, split: str, draw: int = 0, size: Size | None = None) -> Exam:
+    """The test questions of one request, and their images through the model's processor."""
+    size = size or Size()
+    forget, retain = study.split(split, draw)
+    groups = {
+        "forget": study.questions(forget, size.forget),
+        "retain": study.questions(retain, size.retain),
+        "heldout": study.questions(study.held_out, size.heldout),
+        "strangers": study.stranger_questions(size.strangers),
+    }
+    pixels = answer.open_images(visual, [q for qs in groups.values() for q in qs], load_all)
+    names = {q.answer: q.concept for q in study.questions((*retain, *study.held_out), 1) if q.kind == "identity"}
+    return Exam(groups, pixels, names)
+
+
+def sit(model: Any, processor: Any, exam: Exam, probabilities: bool = True) -> list[Item]:
+    """Every question of ``exam`` answered by ``model``."""
+    seen = answer.look(model, processor, exam.pixels)
+    asked = exam.questions
+    given = answer.answers(model, processor, [q for _, q in asked], seen)
+    items = [Item(g, q, a, score.correct(q, a)) for (g, q), a in zip(asked, given, strict=True)]
+    if probabilities:
+        _add_probabilities(model, processor, items, seen)
+    return items
+
+
+def _add_probabilities(model: Any, processor: Any, items: list[Item], seen: answer.Seen) -> None:
+    """Of the true answer against wrong ones of its topic, for the forgotten concepts' names and facts by image."""
+    chosen = [i for i in items if i.group == "forget" and i.question.image and i.question.kind != "attribute"]
+    pool: dict[str, list[str]] = {}
+    for item in items:
+        if item.group != "strangers":
+            pool.setdefault(item.question.topic, []).append(item.question.answer)
+    rng = np.random.default_rng(0)
+    candidates = [[i.question.answer, *_wrong(sorted(set(pool[i.question.topic])), i.question.answer, rng)] for i in chosen]
+    found = answer.probabilities(model, processor, [i.question for i in chosen], candidates, seen)
+    for item, (true, *wrong) in zip(chosen, found, strict=True):
+        item.probability, item.ratio = true, score.truth_ratio(true, wrong)
+
+
+def _wrong(answers: Sequence[str], true: str, rng: np.random.Generator) -> list[str]:
+    others = [a for a in answers if a != true]
+    return [others[i] for i in rng.permutation(len(others))[:WRONG]]
+
+
+def metrics(items: Iterable[Item]) -> dict[str, dict[str, float]]:
+    """Shares with 95 % intervals over concepts: forget_names, forget_unknown, retain_facts, strangers_unknown …"""
+    columns: dict[str, list[tuple[float, str]]] = {}
+    for item in items:
+        for name, value in _figures(item):
+            columns.setdefault(name, []).append((value, item.question.concept))
+    return {name: statistics.share(*zip(*column, strict=True)) for name, column in columns.items()}
+
+
+def _figures(item: Item) -> Iterable[tuple[str, float]]:
+    q = item.question
+    if item.group == "strangers":
+        if q.kind != "attribute":
+            yield "strangers_unknown", score.says_unknown(item.given)
+        else:
+            yield "strangers_attributes", item.correct
+        return
+    yield f"{item.group}_{'text' if q.image is None else SHORT[q.kind]}", item.correct
+    if item.group == "forget" and q.image and q.kind != "attribute":
+        yield "forget_unknown", score.says_unknown(item.given)
+        if item.probability is not None and item.ratio is not None:
+            yield "forget_probability", item.probability
+            yield "forget_truth_ratio", item.ratio
+
+
+@dataclass(frozen=True)
+class Misnamed:
+    """Who else is named on forgotten people's images. ``worst``: the largest share of one person's views given one name."""
+
+    share: float
+    worst: float
+    pairs: list[tuple[str, str, float]] = field(default_factory=list)
+
+
+def misnamed(items: Iterable[Item], names: dict[str, str]) -> Misnamed:
+    asked = [i for i in items if i.group == "forget" and i.question.image and i.question.kind == "identity"]
+    views = Counter(i.question.concept for i in asked)
+    wrong = Counter((i.question.concept, i.given) for i in asked if i.given in names)
+    pairs = sorted(((c, n, k / views[c]) for (c, n), k in wrong.items()), key=lambda p: (-p[2], p[0], p[1]))
+    return Misnamed(sum(wrong.values()) / max(1, len(asked)), pairs[0][2] if pairs else 0.0, pairs[:20])
+
+
+def distance(items: Iterable[Item], gold: Iterable[Item]) -> dict[str, float]:
+    """KS distance between the truth ratios of a model and of gold, on the same forgotten items."""
+    ours, theirs = ([i.ratio for i in rows if i.ratio is not None] for rows in (items, gold))
+    return statistics.ks(ours, theirs)
