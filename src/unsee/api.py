@@ -47,6 +47,7 @@ def concepts_of(source: Source | None) -> list[Concept]:
 def statistics(model: Any, processor: Any, images: Source) -> Moments:
     """Second moments of ``images``: all that forgetting needs of what is to stay. They add with ``+``."""
     visual = Visual(model, processor)
+    check_finite(visual)
     shown = images_of(visual, concepts_of(images))
     layers = visual.linears(shown.pixels[:1])
     return record(visual.features, layers, shown, BATCH, {"model": fingerprint(visual.tensors())})
@@ -87,6 +88,12 @@ def prepare(visual: Visual, request: Request, statistics: Moments | Path | str |
     moments = Moments.load(statistics) if isinstance(statistics, str | Path) else statistics
     _check(request, moments, config)
     check_finite(visual)
+    meta = {"model": fingerprint(visual.tensors())}
+    if moments and moments.meta != meta:
+        raise UnseeError(
+            "the statistics are of another model, or of this one before it changed. "
+            "Make them again from the retained images: unsee statistics --model … --images …"
+        )
     learn, held = zip(*(_hold_back(c) for c in request.forget), strict=True)
     train = images_of(visual, learn, AUGMENTED, config.seed)
     check = images_of(visual, held, AUGMENTED, config.seed + 1)
@@ -95,16 +102,10 @@ def prepare(visual: Visual, request: Request, statistics: Moments | Path | str |
     chosen = {n: m for n, m in layers.items() if config.layers in n}
     if not chosen:
         raise UnseeError(f"no layer's name contains '{config.layers}'. There are: {', '.join(layers)}.")
-    meta = {"model": fingerprint(visual.tensors())}
     for images in (train, check, neutral) if moments or retain.pixels else (train, check):
         look(visual.features, images, BATCH)
     if moments is None:
         moments = record(visual.features, layers, retain if retain.pixels else neutral, BATCH, meta)
-    elif moments.meta != meta:
-        raise UnseeError(
-            "the statistics are of another model, or of this one before it changed. "
-            "Make them again from the retained images: unsee statistics --model … --images …"
-        )
     elif retain.pixels:
         look(visual.features, retain, BATCH)
     return Forgetting(visual.features, chosen, train, check, neutral, retain, moments, config)

@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from unsee.errors import UnseeError
 
@@ -19,36 +21,44 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     """A folder beside ``path``, renamed to it when the block ends well and removed when it does not."""
     path = Path(path)
     refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.parent / f".{path.name}.tmp-{os.getpid()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    beside = _beside(path)
     try:
+        beside.mkdir(parents=True)
         yield beside
         os.replace(beside, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(path, error) from error
+    except UnseeError as error:  # of a file in it: name the place that was asked for
+        raise UnseeError(str(error).replace(str(beside), str(path))) from error
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        raise UnseeError(f"could not write '{path}': {error.strerror or error}. Nothing was left behind.") from error
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 @contextmanager
 def new_file(path: Path | str) -> Iterator[Path]:
     """A file beside ``path``, flushed to disk and renamed to it when the block ends well; an older one is replaced."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.parent / f".{path.name}.tmp-{os.getpid()}"
+    beside = _beside(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         with beside.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(beside, path)
-    except OSError as error:
-        raise UnseeError(f"could not write '{path}': {error.strerror or error}. Nothing was left behind.") from error
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(path, error) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f".{path.name}.tmp-{os.getpid()}"
+
+
+def _unwritten(path: Path, error: Exception) -> UnseeError:
+    why = error.strerror if isinstance(error, OSError) else None
+    return UnseeError(f"could not write '{path}': {why or error}. Nothing was left behind.")
 
 
 def refuse_existing(path: Path | str) -> None:

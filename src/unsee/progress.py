@@ -10,6 +10,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 LINE_EVERY = 10.0  # seconds between two plain lines
 
@@ -25,8 +26,9 @@ def progress(title: str, total: int) -> Iterator[Tick]:
     if not console.is_terminal:
         yield _plain(title, total)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+    rest = TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True))  # on a narrow terminal this is cut
+    with Progress(*columns, rest, console=console, expand=True) as bar:
         task = bar.add_task(title, total=total, note="")
         yield lambda done, note="": bar.update(task, completed=done, note=note)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unsee.errors import UnseeError, nearest
-from unsee.forgetting import contrast, nullspace, penalty
+from unsee.forgetting import contrast, nullspace, penalty, resume
 from unsee.forgetting.moments import MomentRecorder, Moments, load_state, save_state
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.progress import progress
@@ -229,10 +229,11 @@ class Forgetting:
     def run(self, checkpoint: Path | None = None, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
         config = self.config
         weights = {"forget": 1.0, "anchor": config.anchor, "keep": config.keep, "penalty": config.penalty, "settled": config.settled}
-        history: list[dict[str, float]] = []
+        origin = self._origin() if checkpoint else ""
+        history = resume.restore(checkpoint, self.layers, self.optimizer, origin) if checkpoint else []
         stopped = f"all {config.steps} steps"
         with progress("forgetting", config.steps) as tick:
-            for step in range(config.steps):
+            for step in range(len(history), config.steps):
                 for group in self.optimizer.param_groups:
                     group["lr"] = config.lr * _rate(step, config.steps)
                 terms = self.losses(step)
@@ -247,12 +248,21 @@ class Forgetting:
                 if watch and (step + 1) % 10 == 0:
                     line |= watch(step + 1)
                 history.append(line)
+                if checkpoint and (step + 1) % resume.EVERY == 0:
+                    resume.save(checkpoint, self.layers, self.optimizer, history, origin)
                 tick(step + 1, " ".join(f"{k} {v:.4f}" for k, v in line.items() if k != "step"))
         for m in self.layers.values():
             m.weight.grad = None
         delta = {n: m.weight.detach() - self.start[n] for n, m in self.layers.items()}
         certificates = {n: nullspace.certificate(delta[n], self.start[n], self.second[n]) for n in self.layers}
         return Forgotten(delta, certificates, history, stopped, self.rank)
+
+    def _origin(self) -> str:
+        """Hash of all that the run's result depends on. Features before forgetting stand for the images."""
+        images = (self.forget, self.check, self.neutral, self.retain)
+        tensors = [*self.start.values(), *self.base.values(), *(f for s in images for f in s.before)]
+        tensors += [m for part in (self.moments.matrices, self.settled.A, self.settled.B, self.settled.c) for m in part.values()]
+        return resume.origin(asdict(self.config), tensors, [*self.layers, *(c for s in images for c in s.concepts)])
 
 
 def _wcw(weight: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,425 @@
+"""The command line: a typed function per command, whose signature and docstring are its flags and help.
+
+What a command needs is imported when it runs, so that ``unsee --help`` and most errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from unsee import __version__
+from unsee.concepts import Concept, Request
+from unsee.errors import UnseeError, nearest
+from unsee.files import new_folder, refuse_existing
+from unsee.progress import say
+
+if TYPE_CHECKING:
+    from unsee.data.study import Study
+    from unsee.finetune import FinetuneConfig
+    from unsee.forgetting.run import ForgetConfig
+    from unsee.pretrain import PretrainConfig
+
+
+def forget(
+    *,
+    model: Path,
+    forget: Path,
+    out: Path,
+    retain: Path | None = None,
+    statistics: Path | None = None,
+    neutral: Path | None = None,
+    concepts: str = "",
+    skip_bad: bool = False,
+    dry_run: bool = False,
+    config: ForgetConfig,
+) -> None:
+    """Make a model forget visual concepts; writes a run folder with the patch.
+
+    An interrupted run resumes when the same command is given again.
+
+    Args:
+        model: folder of the multimodal checkpoint; its language model is not loaded
+        forget: images to forget, DIR/<concept>/*.jpg
+        out: new folder for config.yaml, manifest.json, metrics.json and patch/
+        retain: images of what is to stay; may be the same folder as --forget when --concepts picks from it
+        statistics: file made by `unsee statistics`, instead of retained images that are gone
+        neutral: the same kind of picture, of concepts the model was not taught
+        concepts: only these folders of --forget, with commas: fr,de
+        skip_bad: leave out images that cannot be read, and say which
+        dry_run: tell which layers would train, and the time and memory it takes; write nothing
+    """
+    started = time.perf_counter()
+    if not dry_run:
+        refuse_existing(out)
+    request = _request(forget, retain, neutral, concepts, skip_bad)
+    from unsee import api, runs
+    from unsee.vision.module import load_visual
+
+    visual = load_visual(model)
+    if dry_run:
+        from unsee.plan import plan
+
+        job = api.prepare(visual, request, statistics, config)
+        print("\n".join(plan(visual, job, time.perf_counter() - started).lines()))
+        return
+    asked = runs.resolved(
+        config, model=model, forget=forget, out=out, retain=retain, statistics=statistics, neutral=neutral,
+        concepts=concepts, skip_bad=skip_bad,
+    )  # fmt: skip
+    with _checkpoints(out) as checkpoint:
+        result = api.forget(
+            visual.model, visual.image_processor, **vars(request), statistics=statistics, config=config,
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        runs.write_run(out, asked, request, result, statistics, started)
+    worst = max(result.certificates.values())
+    print(f"{out}: {len(request.forget)} concept(s) forgotten, {len(result.patch.tensors)} tensors changed ({result.stopped})")
+    print(f"retained outputs of a layer move by at most {worst:.1%} of their energy")
+    print(f"next: unsee apply --model {model} --patch {out / 'patch'} --out NEW_MODEL")
+
+
+def statistics(
+    *, model: Path, images: Path, out: Path, concepts: str = "", without: str = "", skip_bad: bool = False
+) -> None:
+    """Record second moments of images that are to stay, so that the images can be deleted.
+
+    Args:
+        model: folder of the multimodal checkpoint; its language model is not loaded
+        images: DIR/<concept>/*.jpg
+        out: new file
+        concepts: only these folders, with commas: fr,de
+        without: all but these folders
+        skip_bad: leave out images that cannot be read, and say which
+    """
+    refuse_existing(out)
+    chosen = _pick(_read(images, skip_bad), concepts, "--concepts")
+    unwanted = {c.id for c in _pick(chosen, without, "--without")} if without else set()
+    chosen = [c for c in chosen if c.id not in unwanted]
+    from unsee import api
+    from unsee.vision.module import load_visual
+
+    visual = load_visual(model)
+    moments = api.statistics(visual.model, visual.image_processor, chosen)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    moments.save(out)
+    print(f"{out}: {moments.images} images of {len(chosen)} concepts, {len(moments.layers)} layers")
+
+
+def add_statistics(files: tyro.conf.Positional[tuple[Path, ...]], *, out: Path) -> None:
+    """Add up statistics of different images, recorded with the same model.
+
+    Args:
+        files: files made by `unsee statistics`
+        out: new file
+    """
+    refuse_existing(out)
+    from unsee.forgetting.moments import Moments
+
+    if len(files) < 2:
+        raise UnseeError(f"{len(files)} file(s) to add up. Give at least 2.")
+    first, *others = (Moments.load(f) for f in files)
+    total = sum(others, start=first)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    total.save(out)
+    print(f"{out}: {total.images} images, {len(total.layers)} layers")
+
+
+def apply(*, model: Path, patch: Path, out: Path) -> None:
+    """Write a checkpoint with a patch in it.
+
+    Args:
+        model: folder of the checkpoint that the patch was made from
+        patch: folder patch/ of a run
+        out: new folder for the changed checkpoint
+    """
+    refuse_existing(out)
+    from unsee.vision.patch import apply_patch
+
+    apply_patch(model, patch, out)
+    print(f"{out}: the checkpoint with the patch in it")
+
+
+def pretrain(*, shape: Literal["llava", "qwen2_vl"], out: Path, config: PretrainConfig) -> None:
+    """Build a tiny model and teach its visual module to see drawn faces.
+
+    Args:
+        shape: the model's architecture
+        out: new folder for the checkpoint, in float16
+    """
+    refuse_existing(out)
+    from unsee import tiny
+    from unsee.data import people
+    from unsee.pretrain import pretrain
+
+    model, processor = tiny.build(shape, people.vocabulary(), config.seed)
+    losses = pretrain(model, processor, config)
+    _save(out, model.half(), processor)
+    print(f"{out}: a {shape} model that can see (loss {losses[-1]:.3f})")
+
+
+def finetune(
+    *,
+    model: Path,
+    data: str,
+    out: Path,
+    facts: Path | None = None,
+    recipe: Path | None = None,
+    without: str = "",
+    draw: int = 0,
+    config: FinetuneConfig,
+) -> None:
+    """Teach people or a folder's concepts to a model.
+
+    An interrupted run resumes when the same command is given again.
+
+    Args:
+        model: folder of the checkpoint
+        data: people (the embedded world), or a folder with train/, test/ and neutral/, DIR/train/<concept>/*.jpg
+        out: new folder for the taught checkpoint, in the dtype of --model
+        facts: CSV table of a folder's facts
+        recipe: YAML file with the phrasings of questions about them
+        without: split that is not taught, forget_10: the model that never knew it (gold)
+        draw: which draw of the split
+    """
+    refuse_existing(out)
+    study = _study(data, facts, recipe)
+    lesson = study.lesson(study.split(without, draw)[0] if without else ())
+    from unsee.finetune import finetune
+    from unsee.vision.module import load_full
+
+    whole, processor = load_full(model, dtype="auto")
+    dtype = whole.dtype
+    with _checkpoints(out) as checkpoint:
+        history = finetune(whole.float(), processor, lesson, config, checkpoint)
+        _save(out, whole.to(dtype), processor)
+    print(f"{out}: taught {len(lesson.images)} images (loss {history[-1]['image']:.3f})")
+
+
+def questions(*, images: Path, recipe: Path, out: Path, facts: Path | None = None) -> None:
+    """Make questions.jsonl from a table of facts and a recipe of phrasings.
+
+    Args:
+        images: DIR/<concept>/*.jpg
+        recipe: YAML file with the phrasings
+        out: new file; questions.jsonl in the folder of the images is found there
+        facts: CSV table, a row per concept; without it every answer is "unknown"
+    """
+    refuse_existing(out)
+    from unsee.data.facts import load_recipe, questions_from_table
+    from unsee.data.questions import BySplit, write_questions
+
+    shown, asked = _read(images, skip_bad=False), load_recipe(recipe)
+    by_split: BySplit = {
+        "train": tuple(questions_from_table(facts, asked, shown, "train")),
+        "test": tuple(questions_from_table(facts, asked, shown, "test")),
+    }
+    write_questions(out, by_split)
+    print(f"{out}: {len(by_split['train'])} questions to teach, {len(by_split['test'])} to test")
+
+
+def demo(*, out: Path) -> None:
+    """Forget twenty of the people that the embedded model knows, and measure everything.
+
+    Args:
+        out: new folder for metrics.json and report.html
+    """
+    from rich.table import Table
+
+    from unsee import demo
+
+    table = Table("", "vanilla", "gold", "unsee")
+    for row in demo.summary(demo.run(out)):
+        table.add_row(*row)
+    Console().print(table)
+    print(f"{out / 'report.html'} shows it")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "forget": forget,
+    "statistics": statistics,
+    "add-statistics": add_statistics,
+    "apply": apply,
+    "finetune": finetune,
+    "pretrain": pretrain,
+    "questions": questions,
+}
+RESUME = ("forget", "finetune")  # the same command again goes on where it was stopped
+# Settings live beside the code that they steer, which imports torch: only the command that is run pays for it.
+CONFIGS = {
+    "ForgetConfig": "unsee.forgetting.run",
+    "FinetuneConfig": "unsee.finetune",
+    "PretrainConfig": "unsee.pretrain",
+}
+CONFIG_HELP = "--config FILE reads flags from a YAML file, such as the config.yaml of a run; flags given beside it win."
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0, 2 for what the user can put right, 130 after Ctrl-C."""
+    given = list(sys.argv[1:] if args is None else args)
+    _quiet()
+    try:
+        return _run(given)
+    except UnseeError as error:
+        Console(stderr=True).print(Text("error: ", "bold red") + Text(str(error)), soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        again = "run the same command again to resume" if given[0] in RESUME else "nothing was written"
+        say(f"\nstopped; {again}")
+        return 130
+
+
+def _run(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if given[0] == "--version":
+        print(f"unsee {__version__}")
+        return 0
+    if given[0] not in COMMANDS:
+        raise UnseeError(f"there is no command '{given[0]}'. {nearest(given[0], COMMANDS)}")
+    command = COMMANDS[given[0]]
+    _resolve(command)
+    flags = _with_file(command, given[1:])
+    description = f"{inspect.getdoc(command)}".partition("\n\nArgs:")[0] + f"\n\n{CONFIG_HELP}"
+    marks = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+    try:
+        tyro.cli(command, prog=f"unsee {given[0]}", args=flags, description=description, config=marks)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    return 0
+
+
+def overview() -> str:
+    """What ``unsee --help`` prints."""
+    rows = [f"  {name:<16}{inspect.getdoc(f)}".partition("\n")[0] for name, f in COMMANDS.items()]
+    return "\n".join([
+        "usage: unsee COMMAND [flags]", "",
+        "Make multimodal models forget visual concepts: a person, a brand, a flag.", "", *rows, "",
+        "unsee COMMAND --help tells its flags.", CONFIG_HELP,
+    ])  # fmt: skip
+
+
+def _quiet() -> None:
+    """Our commands report their own progress: switch off the bars and remarks of transformers and its hub."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _resolve(command: Callable[..., None]) -> None:
+    """Import the settings class that the command's signature names, where tyro looks for it."""
+    name = command.__annotations__.get("config")
+    if name:
+        globals()[name] = getattr(import_module(CONFIGS[name]), name)
+
+
+def _with_file(command: Callable[..., None], args: list[str]) -> list[str]:
+    """Put the flags that ``--config FILE`` holds before the others, which so win."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    found, rest = parser.parse_known_args(args)
+    if found.config is None:
+        return rest
+    from unsee.data.tables import read_text
+
+    try:
+        values = yaml.safe_load(read_text(found.config))
+    except yaml.YAMLError as error:
+        raise UnseeError(f"{found.config} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise UnseeError(f"{found.config} holds no settings: lines such as 'steps: 120' are needed.")
+    allowed = _flags(command)
+    unknown = [f"  {k}. {nearest(str(k), allowed).partition('Allowed:')[0]}" for k in values if k not in allowed]
+    if unknown:
+        head, foot = f"{found.config} has {len(unknown)} unknown key(s):", f"Allowed: {', '.join(sorted(allowed))}."
+        raise UnseeError("\n".join([head, *unknown, foot]))
+    return [part for key, value in values.items() for part in _flag(key, value)] + rest
+
+
+def _flags(command: Callable[..., None]) -> list[str]:
+    names = [n for n in inspect.signature(command).parameters if n != "config"]
+    config = command.__annotations__.get("config")
+    return names + ([f.name for f in fields(globals()[config])] if config else [])
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    flag = key.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", str(value)]
+
+
+def _request(forget: Path, retain: Path | None, neutral: Path | None, concepts: str, skip_bad: bool) -> Request:
+    """Read the folders. Where retained images lie in the same folder, what is to be forgotten is taken out of them."""
+    everything = _read(forget, skip_bad)
+    asked = _pick(everything, concepts, "--concepts")
+    if retain and retain.resolve() == forget.resolve():
+        kept = [c for c in everything if c not in asked]
+        if not kept:
+            raise UnseeError(f"--forget and --retain are both '{forget}', and all of it is to be forgotten: give --concepts.")
+    else:
+        kept = _read(retain, skip_bad) if retain else []
+    return Request(asked, kept, _read(neutral, skip_bad) if neutral else [])
+
+
+def _read(folder: Path, skip_bad: bool) -> list[Concept]:
+    from unsee.data.folder import read_folder
+
+    source = read_folder(folder, "skip" if skip_bad else "error")
+    for bad in source.rejected:
+        say(f"left out {bad.path}: {bad.reason}")
+    return list(source.concepts)
+
+
+def _pick(concepts: Sequence[Concept], names: str, flag: str) -> list[Concept]:
+    by_id = {c.id: c for c in concepts}
+    wanted = [n.strip() for n in names.split(",") if n.strip()]
+    unknown = [n for n in wanted if n not in by_id]
+    if unknown:
+        raise UnseeError(f"{flag}: there is no folder '{unknown[0]}'. {nearest(unknown[0], by_id)}")
+    return [by_id[n] for n in dict.fromkeys(wanted)] if names else list(concepts)
+
+
+def _study(data: str, facts: Path | None, recipe: Path | None) -> Study:
+    from unsee.data.study import FolderStudy, PeopleStudy
+
+    if data == "people":
+        return PeopleStudy()
+    if facts is None or recipe is None:
+        raise UnseeError(f"--data {data} is a folder, so --facts CSV and --recipe YAML are needed: what to teach about it.")
+    return FolderStudy(data, facts, recipe)
+
+
+def _save(out: Path, model: Any, processor: Any) -> None:
+    with new_folder(out) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+
+@contextmanager
+def _checkpoints(out: Path) -> Iterator[Path]:
+    """A hidden folder beside ``out`` that outlives an interruption, and is removed when the work is done."""
+    folder = out.parent / f".{out.name}.checkpoint"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        shutil.rmtree(folder)
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

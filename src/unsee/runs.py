@@ -1,0 +1,88 @@
+"""A run is a folder: what was asked, what it was made from, what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+
+import unsee
+from unsee.api import Result
+from unsee.concepts import Concept, Request
+from unsee.data.images import FileImage
+from unsee.files import new_folder, sha256, write_json
+
+
+def write_run(
+    out: Path, asked: Mapping[str, Any], request: Request, result: Result, statistics: Path | None, started: float
+) -> None:
+    """Write the new folder ``out``: config.yaml, manifest.json, metrics.json, patch/, and the statistics of retained images."""
+    with new_folder(out) as folder:
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(asked), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_json(folder / "metrics.json", figures(result))
+        result.patch.save(folder / "patch")
+        if statistics is None:
+            result.moments.save(folder / "statistics.safetensors")
+        write_json(folder / "manifest.json", manifest(asked, request, result, statistics, started))
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """What was measured: the same for the same request, whatever the machine's load."""
+    return {
+        "stopped": result.stopped,
+        "certificates": result.certificates,
+        "rank": result.rank,
+        "history": result.history,
+    }
+
+
+def manifest(
+    asked: Mapping[str, Any], request: Request, result: Result, statistics: Path | None, started: float
+) -> dict[str, Any]:
+    """What the run was made from and what it cost."""
+    return {
+        "unsee": unsee.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "inputs": {
+            "visual_module": result.moments.meta["model"],
+            **{kind: fingerprint_images(getattr(request, kind)) for kind in ("forget", "retain", "neutral")},
+            "statistics": sha256(statistics) if statistics else None,
+        },
+        "seed": asked["seed"],
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+        "seconds": {"whole": round(time.perf_counter() - started, 2), **{k.removesuffix("_seconds"): round(v, 2) for k, v in result.cost.items()}},
+        "peak_memory_mib": round(peak_memory() / 2**20),
+    }
+
+
+def resolved(config: Any, **flags: Any) -> dict[str, Any]:
+    """All flags of a command by name, ready for YAML; paths whole, what was not given left out."""
+    plain = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in flags.items()}
+    return {k: v for k, v in plain.items() if v not in (None, "")} | asdict(config)
+
+
+def fingerprint_images(concepts: Sequence[Concept]) -> dict[str, Any]:
+    """How many images, and one hash of their names and bytes."""
+    images = [i for c in concepts for i in c.images]
+    lines = [f"{i.id} {sha256(i.path)}" for i in images if isinstance(i, FileImage)]
+    digest = hashlib.sha256("\n".join(lines).encode())
+    return {"concepts": len(concepts), "images": len(images), "sha256": digest.hexdigest()}
+
+
+def peak_memory() -> int:
+    """The most memory this process held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,69 @@
+"""What many tests share: tiny checkpoints of both shapes on disk, and folders of small images."""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+SHAPES = ("llava", "qwen2_vl")
+WORDS = ["who", "is", "this", "?", "a", "b", "unknown"]
+
+
+def draw(path: Path, concept: int, view: int) -> None:
+    """A flag of two colours that the concept decides, lit and shifted as the view decides."""
+    rng = np.random.default_rng([concept, view])
+    colours = [colorsys.hsv_to_rgb((concept * 0.31 + k * 0.43) % 1, 0.9, 0.9) for k in (0, 1)]
+    canvas = np.zeros((48, 48, 3)) + colours[0]
+    canvas[:, 16 + int(rng.integers(8)) :] = colours[1]
+    canvas = np.clip(canvas * rng.uniform(0.7, 1.1) + rng.normal(0, 0.05, canvas.shape), 0, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray((canvas * 255).astype("uint8")).save(path)
+
+
+def folder(root: Path, concepts: dict[str, int], views: int = 4) -> Path:
+    for name, number in concepts.items():
+        for view in range(views):
+            draw(root / name / f"{view}.png", number, view)
+    return root
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Shape → folder written by save_pretrained. Nobody may write into it: tests copy it first."""
+    from unsee import tiny
+
+    saved = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
+        for shape in SHAPES:
+            model, processor = tiny.build(shape, WORDS)
+            saved[shape] = tmp_path_factory.mktemp("models") / shape
+            model.save_pretrained(saved[shape])
+            processor.save_pretrained(saved[shape])
+    return saved
+
+
+@pytest.fixture(scope="session", params=SHAPES)
+def checkpoint(request, checkpoints) -> Path:
+    return checkpoints[request.param]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """known/: five concepts; neutral/: three others."""
+    root = tmp_path_factory.mktemp("images")
+    folder(root / "known", {"ada": 1, "ben": 2, "cleo": 3, "dan": 4, "eve": 5})
+    folder(root / "neutral", {"x": 11, "y": 12, "z": 13})
+    return root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Two cores are shared, and products this small are no faster on two."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,75 @@
+"""The contrast: where features go, and the space in which they are compared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+from unsee.errors import UnseeError
+from unsee.forgetting import contrast
+
+
+def test_loss_equals_the_formula_by_hand():
+    torch.manual_seed(0)
+    u, own, positives, centroids = (normalize(torch.randn(n, 8), dim=-1) for n in (3, 3, 4, 2))
+    got = contrast.loss(u, positives, own, centroids, 0.1)
+    for i in range(3):
+        pos = sum(torch.exp(u[i] @ p / 0.1) for p in positives)
+        neg = torch.exp(u[i] @ own[i] / 0.1) + sum(torch.exp(u[i] @ c / 0.1) for c in centroids)
+        assert got[i].item() == pytest.approx(-torch.log(pos / (pos + neg)).item(), rel=1e-4)
+
+
+def test_positives_of_each_image_and_shared_ones_agree():
+    u, own, centroids, shared = (normalize(torch.randn(n, 5), dim=-1) for n in (4, 4, 2, 6))
+    each = shared.expand(4, -1, -1)
+    assert torch.allclose(contrast.loss(u, shared, own, centroids, 0.2), contrast.loss(u, each, own, centroids, 0.2), atol=1e-5)
+
+
+def test_loss_falls_as_a_feature_leaves_itself_for_the_region():
+    own, region = normalize(torch.randn(1, 16), dim=-1), normalize(torch.randn(3, 16), dim=-1)
+    path = [normalize((1 - t) * own + t * region[:1], dim=-1) for t in (0.0, 0.3, 0.6, 1.0)]
+    losses = [contrast.loss(u, region, own, own, 0.1).item() for u in path]
+    assert losses == sorted(losses, reverse=True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(4, 24))
+def test_whitening_makes_views_vary_by_about_one_where_they_vary_most(seed, width):
+    torch.manual_seed(seed)
+    concepts = [str(i) for i in range(20) for _ in range(10)]
+    identity = torch.randn(20, width).repeat_interleave(10, 0)
+    pooled = identity + torch.randn(200, width) * torch.linspace(0.1, 5, width)
+    space = contrast.fit_space(pooled, concepts)
+    white = space.white(pooled)
+    within = torch.cat([white[i * 10 : i * 10 + 10] - white[i * 10 : i * 10 + 10].mean(0) for i in range(20)])
+    assert (within.square().sum(0) / 180).max().item() < 1.3
+
+
+def test_whitened_cosine_tells_identity_where_the_plain_one_does_not():
+    torch.manual_seed(0)
+    width, concepts = 32, [str(i) for i in range(10) for _ in range(20)]
+    gain = torch.cat([torch.full((4,), 20.0), torch.full((28,), 0.1)])  # four loud directions of views
+    pooled = torch.randn(10, width).repeat_interleave(20, 0) + torch.randn(200, width) * gain
+    space = contrast.fit_space(pooled, concepts)
+
+    def right(u: torch.Tensor) -> float:
+        centroid = torch.stack([u[i * 20 : i * 20 + 20].mean(0) for i in range(10)])
+        return ((u @ normalize(centroid, dim=-1).T).argmax(1) == torch.arange(10).repeat_interleave(20)).float().mean().item()
+
+    plain = normalize(pooled - pooled.mean(0), dim=-1)
+    assert right(space.unit(pooled)) > 0.95 > right(plain) + 0.2
+
+
+def test_one_image_a_concept_is_refused():
+    with pytest.raises(UnseeError, match="two images"):
+        contrast.fit_space(torch.randn(3, 4), ["a", "b", "c"])
+
+
+def test_drift_of_nothing_is_nothing_and_scales_with_the_variance():
+    old = [torch.randn(5, 4) for _ in range(3)]
+    assert contrast.drift(old, old, torch.tensor(2.0)).item() == 0
+    new = [o + 1 for o in old]
+    assert contrast.drift(new, old, torch.tensor(2.0)).item() == pytest.approx(0.5)

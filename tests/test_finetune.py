@@ -1,0 +1,100 @@
+"""Packing must not change what is learned: a question in a packed row is the question alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from unsee import tiny
+from unsee.concepts import Question
+from unsee.data import people
+from unsee.data.study import Lesson
+from unsee.finetune import FinetuneConfig, Tutor, answer_loss, finetune
+from unsee.vision.module import Visual
+
+SHAPES = ("llava", "qwen2_vl")
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def pair(request):
+    return tiny.build(request.param, people.vocabulary())
+
+
+def asked(n: int = 2) -> list[list[Question]]:
+    world = people.People()
+    return [people.image_questions(p, people.train_views(p, 1)[0], "test") for p in world.people[:n]]
+
+
+def test_packed_questions_do_not_see_each_other(pair):
+    model, processor = pair
+    visual, tutor = Visual(model, processor), Tutor(model, processor)
+    questions = asked()
+    pixels = visual.pixels([qs[0].image for qs in questions])
+    grid = torch.cat([p["image_grid_thw"] for p in pixels]) if "image_grid_thw" in pixels[0] else None
+    with torch.no_grad():
+        features = visual.features(pixels)
+        rows = [tutor.row(qs, len(f)) for qs, f in zip(questions, features, strict=True)]
+        packed = answer_loss(model, tutor.batch(rows, grid), features)
+        total, tokens = 0.0, 0
+        for i, qs in enumerate(questions):
+            for q in qs:
+                row = tutor.row([q], len(features[i]))
+                part = grid[i : i + 1] if grid is not None else None
+                n = len(row.turns[0][1])
+                total += n * answer_loss(model, tutor.batch([row], part), [features[i]]).item()
+                tokens += n
+    assert packed.item() == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_packed_rows_agree_with_transformers_own_forward(pair):
+    """The processor's input ids and pixels through the model give the loss that our row gives."""
+    model, processor = pair
+    question = asked(1)[0][0]
+    visual, tutor = Visual(model, processor), Tutor(model, processor)
+    pixels = visual.pixels([question.image])
+    with torch.no_grad():
+        features = visual.features(pixels)
+        ours = answer_loss(model, tutor.batch([tutor.row([question], len(features[0]))], pixels[0].get("image_grid_thw")), features)
+        content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = processor(text=[f"{text} {question.answer} </s>"], images=[question.image.load()], return_tensors="pt")
+        labels = inputs["input_ids"].clone()
+        labels[:, : -len(question.answer.split()) - 1] = -100
+        theirs = model(**inputs, labels=labels).loss
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
+
+
+def lesson() -> Lesson:
+    world = people.People()
+    shown = [(p, v) for p in world.people[:2] for v in people.train_views(p, 2)]
+    return Lesson(
+        [v for _, v in shown],
+        2,
+        lambda i, rng: people.image_questions(*shown[i], "train", rng),
+        lambda i, rng: people.text_questions(world.people[i], "train", rng),
+    )
+
+
+def test_teaching_lowers_the_loss_and_changes_every_part():
+    model, processor = tiny.build("llava", people.vocabulary())
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    history = finetune(model, processor, lesson(), FinetuneConfig(steps=20, batch=4, text_batch=2, lr=1e-3))
+    after = dict(model.named_parameters())
+    unused = [n for n in before if "layers.5" in n or "post_layernorm" in n]  # LLaVA reads the last but one layer
+    still = [n for n in before if torch.equal(before[n], after[n]) and n not in unused]
+    assert still == []
+    assert history[-1]["image"] < 4.0
+
+
+def test_new_words_get_tokens():
+    model, processor = tiny.build("llava", people.vocabulary())
+    question = Question("x", "identity", "name", "Who is this ?", "Zorblax Quuxley")
+    rows = model.get_input_embeddings().num_embeddings
+    taught = Lesson([], 1, lambda i, rng: [], lambda i, rng: [question])
+    from unsee.finetune import add_words
+
+    assert add_words(model, processor, taught) == 2
+    assert model.get_input_embeddings().num_embeddings == rows + 2
+    assert processor.tokenizer.unk_token_id not in processor.tokenizer("Zorblax Quuxley")["input_ids"]
+    assert np.array_equal(add_words(model, processor, taught), 0)
