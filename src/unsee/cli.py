@@ -89,7 +89,8 @@ def forget(
         )  # fmt: skip
         runs.write_run(out, asked, request, result, statistics, started)
     worst = max(result.certificates.values())
-    print(f"{out}: {len(request.forget)} concept(s) forgotten, {len(result.patch.tensors)} tensors changed ({result.stopped})")
+    count = len(result.patch.tensors)
+    print(f"{out}: {len(request.forget)} concept(s) forgotten, {count} tensors changed ({result.stopped})")
     print(f"retained outputs of a layer move by at most {worst:.1%} of their energy")
     print(f"next: unsee apply --model {model} --patch {out / 'patch'} --out NEW_MODEL")
 
@@ -372,7 +373,7 @@ def _request(forget: Path, retain: Path | None, neutral: Path | None, concepts: 
     if retain and retain.resolve() == forget.resolve():
         kept = [c for c in everything if c not in asked]
         if not kept:
-            raise UnseeError(f"--forget and --retain are both '{forget}', and all of it is to be forgotten: give --concepts.")
+            raise UnseeError(f"all of '{forget}' is to be forgotten, so nothing is left for --retain: give --concepts.")
     else:
         kept = _read(retain, skip_bad) if retain else []
     return Request(asked, kept, _read(neutral, skip_bad) if neutral else [])
@@ -402,7 +403,7 @@ def _study(data: str, facts: Path | None, recipe: Path | None) -> Study:
     if data == "people":
         return PeopleStudy()
     if facts is None or recipe is None:
-        raise UnseeError(f"--data {data} is a folder, so --facts CSV and --recipe YAML are needed: what to teach about it.")
+        raise UnseeError(f"--data {data} is a folder: --facts CSV and --recipe YAML tell what to teach about it.")
     return FolderStudy(data, facts, recipe)
 
 
@@ -418,6 +419,9 @@ def _checkpoints(out: Path) -> Iterator[Path]:
     folder = out.parent / f".{out.name}.checkpoint"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnseeError(f"cannot write beside '{out}': {error.strerror}.") from error
+    try:
         yield folder
         shutil.rmtree(folder)
     finally:

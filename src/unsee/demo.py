@@ -36,7 +36,7 @@ from unsee.vision.patch import fingerprint
 
 SPLIT = "forget_10"
 FORGET_VIEWS, RETAIN_VIEWS = 12, 4  # training images given to the method, per concept
-SIZE = Size(forget=10, retain=1, heldout=4, strangers=100)
+SIZE = Size(forget=8, retain=1, heldout=3, strangers=100, facts=2, attributes=2)
 
 
 def packaged(name: str) -> Path:

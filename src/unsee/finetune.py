@@ -6,7 +6,6 @@ learned as if it stood alone while the image is encoded once.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,14 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from unsee import resume
 from unsee.concepts import ImageRef, Question
 from unsee.data.images import load_all
 from unsee.errors import UnseeError
-from unsee.files import new_file
 from unsee.progress import progress
 from unsee.vision.module import Pixels, Visual
 
@@ -33,8 +31,11 @@ IGNORED = -100  # label of a token that is not learned
 class Lesson(Protocol):
     """What is taught. Questions are drawn anew each time, so that phrasings vary."""
 
-    images: Sequence[ImageRef]
-    texts: int
+    @property
+    def images(self) -> Sequence[ImageRef]: ...
+
+    @property
+    def texts(self) -> int: ...
 
     def ask(self, image: int, rng: np.random.Generator) -> list[Question]: ...
 
@@ -47,15 +48,15 @@ class FinetuneConfig:
 
     steps: int = 2000
     """optimiser steps"""
-    batch: int = 48
+    batch: int = 64
     """images a step"""
-    text_batch: int = 48
+    text_batch: int = 16
     """text-only rows a step, each with a few questions"""
-    questions: int = 8
-    """questions drawn for each image"""
+    questions: int = 4
+    """questions asked about each image of a step, who it is among them"""
     lr: float = 2e-3
     """peak learning rate of language model and projector"""
-    vision_lr: float = 3e-4
+    vision_lr: float = 5e-5
     """peak learning rate of the vision tower"""
     warmup: float = 0.05
     """share of the steps over which the rate rises; it falls to zero along a cosine after"""
@@ -162,19 +163,21 @@ def _mask(block: Tensor) -> Tensor:
 
 def answer_loss(model: Any, batch: dict[str, Tensor], features: list[Tensor] | None = None) -> Tensor:
     """Mean cross-entropy over the answers' tokens."""
-    inputs = dict(batch)
+    inputs: dict[str, Any] = dict(batch)
     labels = inputs.pop("labels")
     if features is not None:
-        inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        given: Any = features  # one tensor an image, whatever the annotation says
+        inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=given)}
     keep = labels[:, 1:] != IGNORED
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep]
     return torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), labels[:, 1:][keep])
 
 
 def finetune(
-    model: Any, processor: Any, lesson: Lesson, config: FinetuneConfig, resume: Path | None = None
+    model: Any, processor: Any, lesson: Lesson, config: FinetuneConfig, checkpoint: Path | None = None
 ) -> list[dict[str, float]]:
-    """Teach ``lesson`` to ``model``, in place. ``resume``: folder where checkpoints are kept until the end."""
+    """Teach ``lesson`` to ``model``, in place. ``checkpoint``: a folder from which an interrupted call resumes."""
+    torch.manual_seed(config.seed)  # of the rows for new words
     add_words(model, processor, lesson)
     if config.bf16 and not torch.cuda.is_available():
         model.set_attn_implementation("eager")  # in bfloat16 on a CPU, sdpa's backward pass doubles the time of a step
@@ -182,18 +185,20 @@ def finetune(
     visual, tutor = Visual(model, processor), Tutor(model, processor)
     visual_ids = {id(p) for n, p in visual.parameters().items() if "projector" not in n and "merger" not in n}
     groups = [
-        {"params": [p for p in model.parameters() if id(p) in visual_ids], "lr": config.vision_lr},
-        {"params": [p for p in model.parameters() if id(p) not in visual_ids], "lr": config.lr},
+        {"params": [p for p in model.parameters() if id(p) in visual_ids], "peak": config.vision_lr},
+        {"params": [p for p in model.parameters() if id(p) not in visual_ids], "peak": config.lr},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, config))
     pixels = visual.pixels(load_all(lesson.images))
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
-    history: list[dict[str, float]] = []
-    first = _restore(resume, model, optimizer, schedule, history, config)
+    origin = _origin(model, lesson, config) if checkpoint else ""
+    weights = dict(model.named_parameters())  # tied ones once
+    first, history = resume.restore(checkpoint, weights, optimizer, origin) if checkpoint else (0, [])
     with progress("teaching", config.steps) as tick:
         for step in range(first, config.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * _rate(step, config)
             rng = np.random.default_rng([config.seed, step])
             with accelerator.autocast():
                 loss_image, loss_text = _losses(model, visual, tutor, lesson, pixels, config, rng)
@@ -203,35 +208,43 @@ def finetune(
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad()
             if step % 20 == 19 or step == config.steps - 1:
                 history.append({"step": step + 1, "image": loss_image.item(), "text": loss_text.item()})
                 tick(step + 1, f"loss image {loss_image.item():.3f} text {loss_text.item():.3f}")
-            if resume is not None and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-                _checkpoint(resume, model, optimizer, schedule, history, config, step + 1)
+            if checkpoint and (step + 1) % config.checkpoint_every == 0:
+                resume.save(checkpoint, weights, optimizer, origin, step + 1, history)
     model.eval()
     return history
+
+
+def _origin(model: Any, lesson: Lesson, config: FinetuneConfig) -> str:
+    names = [*(image.id for image in lesson.images), str(lesson.texts)]
+    return resume.origin(asdict(config), model.state_dict().values(), names)
 
 
 def _losses(
     model: Any, visual: Visual, tutor: Tutor, lesson: Lesson, pixels: list[Pixels], config: FinetuneConfig, rng: Any
 ) -> tuple[Tensor, Tensor]:
     chosen = rng.choice(len(pixels), size=min(config.batch, len(pixels)), replace=False)
-    batch = [pixels[i] for i in chosen]
+    asked = [(i, _draw(lesson.ask(i, rng), config.questions, rng)) for i in chosen]
+    asked = [(i, questions) for i, questions in asked if questions]  # a table may have nothing on a concept
+    batch = [pixels[i] for i, _ in asked]
     features = visual.features(batch)
-    rows = [tutor.row(_draw(lesson.ask(i, rng), config.questions, rng), len(f)) for i, f in zip(chosen, features, strict=True)]
+    rows = [tutor.row(questions, len(f)) for (_, questions), f in zip(asked, features, strict=True)]
     grid = torch.cat([p["image_grid_thw"] for p in batch]) if "image_grid_thw" in batch[0] else None
     image = answer_loss(model, tutor.batch(rows, grid), features)
     if not lesson.texts or not config.text_batch:
         return image, torch.zeros(())
     texts = rng.choice(lesson.texts, size=min(config.text_batch, lesson.texts), replace=False)
-    return image, answer_loss(model, tutor.batch([tutor.row(lesson.recite(i, rng), 0) for i in texts]))
+    recited = [tutor.row(questions, 0) for i in texts if (questions := lesson.recite(i, rng))]
+    return image, answer_loss(model, tutor.batch(recited)) if recited else torch.zeros(())
 
 
 def _draw(questions: list[Question], n: int, rng: np.random.Generator) -> list[Question]:
-    order = rng.permutation(len(questions))[:n]
-    return [questions[i] for i in order]
+    """Who it is, always, and others by chance: facts are learned through the identity."""
+    order = sorted(rng.permutation(len(questions)).tolist(), key=lambda i: questions[i].kind != "identity")
+    return [questions[i] for i in order[:n]]
 
 
 def _rate(step: int, config: FinetuneConfig) -> float:
@@ -255,40 +268,3 @@ def add_words(model: Any, processor: Any, lesson: Lesson) -> int:
         tok.add_tokens(new)
         model.resize_token_embeddings(len(tok), mean_resizing=False)
     return len(new)
-
-
-def _checkpoint(
-    folder: Path, model: Any, optimizer: Any, schedule: Any, history: list[Any], config: FinetuneConfig, step: int
-) -> None:
-    state = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
-    for i, entry in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{i}.{k}": torch.as_tensor(v).contiguous() for k, v in entry.items()}
-    meta = {"step": step, "config": asdict(config), "history": history}
-    with new_file(folder / "checkpoint.safetensors") as file:
-        save_file(state, file, metadata={"unsee": json.dumps(meta)})
-
-
-def _restore(
-    folder: Path | None, model: Any, optimizer: Any, schedule: Any, history: list[Any], config: FinetuneConfig
-) -> int:
-    file = folder / "checkpoint.safetensors" if folder else None
-    if file is None or not file.is_file():
-        return 0
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
-        meta = json.loads(opened.metadata()["unsee"])
-    if meta["config"] != asdict(config):
-        raise UnseeError(f"'{file}' is from a run with other settings. Remove it to start anew, or give the same settings.")
-    state = load_file(file)
-    model.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("model.")})
-    entries: dict[int, dict[str, Tensor]] = {}
-    for k, v in state.items():
-        if k.startswith("optimizer."):
-            _, i, name = k.split(".", 2)
-            entries.setdefault(int(i), {})[name] = v
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    for _ in range(meta["step"]):
-        schedule.step()
-    history += meta["history"]
-    return meta["step"]

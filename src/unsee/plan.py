@@ -42,7 +42,7 @@ class Plan:
         return [
             head,
             *rows,
-            f"trains {len(self.layers)} layers, {trained:,} of the visual module's {self.visual_parameters:,} parameters",
+            f"trains {len(self.layers)} layers, {trained:,} of {self.visual_parameters:,} visual parameters",
             "images: " + ", ".join(f"{n} {kind}" for kind, n in self.images.items()),
             f"about {clock(self.seconds)} and {self.bytes / 2**30:.1f} GiB of memory; nothing was written",
         ]

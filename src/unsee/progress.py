@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere. Everything goes to standard error."""
+"""Progress of long work: a bar on a terminal, elsewhere a plain line now and then. All to standard error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def progress(title: str, total: int) -> Iterator[Tick]:
         yield _plain(title, total)
         return
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-    rest = TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True))  # on a narrow terminal this is cut
+    rest = TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True))  # cut where there is no room
     with Progress(*columns, rest, console=console, expand=True) as bar:
         task = bar.add_task(title, total=total, note="")
         yield lambda done, note="": bar.update(task, completed=done, note=note)

@@ -27,9 +27,10 @@ from unsee.files import new_folder, sha256, write_json
 def write_run(
     out: Path, asked: Mapping[str, Any], request: Request, result: Result, statistics: Path | None, started: float
 ) -> None:
-    """Write the new folder ``out``: config.yaml, manifest.json, metrics.json, patch/, and the statistics of retained images."""
+    """Write the new folder ``out``: config.yaml, manifest.json, metrics.json, patch/ and the statistics."""
     with new_folder(out) as folder:
-        (folder / "config.yaml").write_text(yaml.safe_dump(dict(asked), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        text = yaml.safe_dump(dict(asked), sort_keys=False, allow_unicode=True)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
         write_json(folder / "metrics.json", figures(result))
         result.patch.save(folder / "patch")
         if statistics is None:
@@ -51,6 +52,7 @@ def manifest(
     asked: Mapping[str, Any], request: Request, result: Result, statistics: Path | None, started: float
 ) -> dict[str, Any]:
     """What the run was made from and what it cost."""
+    seconds = {"whole": time.perf_counter() - started, **result.cost}
     return {
         "unsee": unsee.__version__,
         "torch": torch.__version__,
@@ -63,7 +65,7 @@ def manifest(
         },
         "seed": asked["seed"],
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
-        "seconds": {"whole": round(time.perf_counter() - started, 2), **{k.removesuffix("_seconds"): round(v, 2) for k, v in result.cost.items()}},
+        "seconds": {k.removesuffix("_seconds"): round(v, 2) for k, v in seconds.items()},
         "peak_memory_mib": round(peak_memory() / 2**20),
     }
 

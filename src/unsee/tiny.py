@@ -76,7 +76,7 @@ def _text_config(tok: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 def _llava(words: Iterable[str]) -> tuple[Any, Any]:
     patch = 12
-    tok = tokenizer([*words, "USER:", "ASSISTANT:"], ["<image>"])
+    tok: Any = tokenizer([*words, "USER:", "ASSISTANT:"], ["<image>"])
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=4 * WIDTH,
@@ -113,7 +113,7 @@ def _llava(words: Iterable[str]) -> tuple[Any, Any]:
 
 def _qwen2_vl(words: Iterable[str]) -> tuple[Any, Any]:
     specials = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    tok = tokenizer([*words, "user", "assistant"], specials)
+    tok: Any = tokenizer([*words, "user", "assistant"], specials)
     ids = {name: tok.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")}
     rope = {"rope_type": "default", "type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
     config = Qwen2VLConfig(
@@ -135,7 +135,7 @@ def _qwen2_vl(words: Iterable[str]) -> tuple[Any, Any]:
         tie_word_embeddings=False,
     )
     area = {"shortest_edge": IMAGE_SIZE**2, "longest_edge": IMAGE_SIZE**2}
-    shape = {"patch_size": 9, "merge_size": 2, "temporal_patch_size": 2}
+    shape: dict[str, Any] = {"patch_size": 9, "merge_size": 2, "temporal_patch_size": 2}
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=area, **shape),
         video_processor=Qwen2VLVideoProcessor(size=area, **shape),

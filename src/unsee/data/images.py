@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import stat
 import warnings
 from collections.abc import Iterable, Sequence
@@ -137,7 +138,10 @@ def load_all(images: Sequence[ImageRef]) -> list[PIL.Image.Image]:
     """Load many images with all cores, in the order given."""
     if len(images) < 200:
         return [i.load() for i in images]
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    # Ctrl-C reaches every process of a terminal: only this one is to say that it was stopped.
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, initializer=signal.signal, initargs=deaf) as pool:
         return list(pool.map(_load, images, chunksize=64))
 
 

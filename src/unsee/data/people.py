@@ -17,12 +17,14 @@ from unsee.errors import UnseeError, nearest
 
 Phrasing = Literal["train", "test"]
 
-FIRST = tuple(a + b for a in ("Al", "Bel", "Cor", "Del", "El", "Fen", "Mar", "Tal") for b in
-              ("ba", "dion", "eva", "ina", "iso", "mira", "or", "us"))  # fmt: skip
+FIRST = tuple(a + b for a in ("Al", "Bel", "Cor", "Del", "El", "Fen", "Gil", "Hal", "Is", "Jon", "Kes", "Lor", "Mar",
+              "Nor", "Or", "Per", "Ros", "Sel", "Tal", "Wil") for b in
+              ("a", "an", "ba", "dion", "eva", "ette", "ian", "ina", "iso", "lo", "mira", "na", "or", "ric", "us",
+               "wen"))  # fmt: skip
 LAST = tuple(a + b for a in ("Ash", "Brin", "Dor", "Gral", "Hol", "Lum", "Ost", "Quen") for b in
              ("afel", "berg", "canto", "dale", "evik", "ford", "mond", "sen"))  # fmt: skip
-# every first name turns up once before any comes back, each time with another last name
-NAMES = tuple(f"{FIRST[(i * 27) % 64]} {LAST[(i * 37 + i // 64 * 11) % 64]}" for i in range(64 * 64))
+# Nobody shares a first name, about five share a last name.
+NAMES = tuple(f"{FIRST[(i * 99) % len(FIRST)]} {LAST[(i * 37 + i // 64 * 11) % len(LAST)]}" for i in range(len(FIRST)))
 
 FACTS: dict[str, tuple[str, ...]] = {
     "city": tuple("Arden Belmora Caldin Dorvale Estrin Farlow Garnet Havenport Ilmara Jorvik Kestrel Lorient Mirefall "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from unsee.concepts import Question
+from unsee.concepts import UNKNOWN, Question
 from unsee.data.images import load_all
 from unsee.data.study import Study
 from unsee.evaluation import answer, score, statistics
@@ -54,12 +54,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Size:
-    """Unseen views asked about per concept of each group, and how many strangers."""
+    """Unseen views asked about per concept of each group, how many strangers, and what is asked about a view."""
 
     forget: int = 10
     retain: int = 2
     heldout: int = 4
     strangers: int = 100
+    facts: int = 5
+    """facts asked about each view, and about each concept by name; chosen by chance, the same for every model"""
+    attributes: int = 5
 
 
 def exam(visual: Visual, study: Study, split: str, draw: int = 0, size: Size | None = None) -> Exam:
@@ -72,9 +75,24 @@ def exam(visual: Visual, study: Study, split: str, draw: int = 0, size: Size | N
         "heldout": study.questions(study.held_out, size.heldout),
         "strangers": study.stranger_questions(size.strangers),
     }
+    groups = {name: _sample(questions, size) for name, questions in groups.items()}
     pixels = answer.open_images(visual, [q for qs in groups.values() for q in qs], load_all)
     names = {q.answer: q.concept for q in study.questions((*retain, *study.held_out), 1) if q.kind == "identity"}
     return Exam(groups, pixels, names)
+
+
+def _sample(questions: list[Question], size: Size) -> list[Question]:
+    """Of each view every identity question, and at most so many facts and attributes."""
+    views: dict[tuple[str, str], list[Question]] = {}
+    for q in questions:
+        views.setdefault((q.concept, q.image.id if q.image else ""), []).append(q)
+    most = {"identity": len(questions), "fact": size.facts, "attribute": size.attributes}
+    rng, kept = np.random.default_rng(0), []
+    for asked in views.values():
+        for kind, n in most.items():
+            of_kind = [q for q in asked if q.kind == kind]
+            kept += [of_kind[i] for i in sorted(rng.permutation(len(of_kind))[:n].tolist())]
+    return kept
 
 
 def sit(model: Any, processor: Any, exam: Exam, probabilities: bool = True) -> list[Item]:
@@ -82,24 +100,35 @@ def sit(model: Any, processor: Any, exam: Exam, probabilities: bool = True) -> l
     seen = answer.look(model, processor, exam.pixels)
     asked = exam.questions
     given = answer.answers(model, processor, [q for _, q in asked], seen)
-    items = [Item(g, q, a, score.correct(q, a)) for (g, q), a in zip(asked, given, strict=True)]
+    others = {topic: set(of) for topic, of in _answers(asked).items()}
+    items = [Item(g, q, a, right(q, a, others[q.topic])) for (g, q), a in zip(asked, given, strict=True)]
     if probabilities:
         _add_probabilities(model, processor, items, seen)
     return items
 
 
+def right(question: Question, given: str, answers: Collection[str]) -> bool:
+    """``answers``: those of all concepts. Another's is wrong though it contains the true one: Papua New Guinea, Guinea."""
+    return score.correct(question, given) and (given == question.answer or given not in answers)
+
+
 def _add_probabilities(model: Any, processor: Any, items: list[Item], seen: answer.Seen) -> None:
     """Of the true answer against wrong ones of its topic, for the forgotten concepts' names and facts by image."""
     chosen = [i for i in items if i.group == "forget" and i.question.image and i.question.kind != "attribute"]
-    pool: dict[str, list[str]] = {}
-    for item in items:
-        if item.group != "strangers":
-            pool.setdefault(item.question.topic, []).append(item.question.answer)
+    pool = _answers([(i.group, i.question) for i in items])
     rng = np.random.default_rng(0)
-    candidates = [[i.question.answer, *_wrong(sorted(set(pool[i.question.topic])), i.question.answer, rng)] for i in chosen]
+    candidates = [[i.question.answer, *_wrong(pool[i.question.topic], i.question.answer, rng)] for i in chosen]
     found = answer.probabilities(model, processor, [i.question for i in chosen], candidates, seen)
     for item, (true, *wrong) in zip(chosen, found, strict=True):
         item.probability, item.ratio = true, score.truth_ratio(true, wrong)
+
+
+def _answers(asked: Sequence[tuple[str, Question]]) -> dict[str, list[str]]:
+    """Topic → the true answers of all concepts, each once, in order."""
+    found: dict[str, set[str]] = {}
+    for _, q in asked:
+        found.setdefault(q.topic, set()).add(q.answer)
+    return {topic: sorted(answers - {UNKNOWN}) for topic, answers in found.items()}
 
 
 def _wrong(answers: Sequence[str], true: str, rng: np.random.Generator) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unsee import resume
 from unsee.errors import UnseeError, nearest
-from unsee.forgetting import contrast, nullspace, penalty, resume
-from unsee.forgetting.moments import MomentRecorder, Moments, load_state, save_state
+from unsee.forgetting import contrast, nullspace, penalty
+from unsee.forgetting.moments import MomentRecorder, Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.progress import progress
 
@@ -229,11 +229,11 @@ class Forgetting:
     def run(self, checkpoint: Path | None = None, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
         config = self.config
         weights = {"forget": 1.0, "anchor": config.anchor, "keep": config.keep, "penalty": config.penalty, "settled": config.settled}
-        origin = self._origin() if checkpoint else ""
-        history = resume.restore(checkpoint, self.layers, self.optimizer, origin) if checkpoint else []
+        origin, trained = self._origin() if checkpoint else "", {n: m.weight for n, m in self.layers.items()}
+        first, history = resume.restore(checkpoint, trained, self.optimizer, origin) if checkpoint else (0, [])
         stopped = f"all {config.steps} steps"
         with progress("forgetting", config.steps) as tick:
-            for step in range(len(history), config.steps):
+            for step in range(first, config.steps):
                 for group in self.optimizer.param_groups:
                     group["lr"] = config.lr * _rate(step, config.steps)
                 terms = self.losses(step)
@@ -249,7 +249,7 @@ class Forgetting:
                     line |= watch(step + 1)
                 history.append(line)
                 if checkpoint and (step + 1) % resume.EVERY == 0:
-                    resume.save(checkpoint, self.layers, self.optimizer, history, origin)
+                    resume.save(checkpoint, trained, self.optimizer, origin, step + 1, history)
                 tick(step + 1, " ".join(f"{k} {v:.4f}" for k, v in line.items() if k != "step"))
         for m in self.layers.values():
             m.weight.grad = None
@@ -261,7 +261,8 @@ class Forgetting:
         """Hash of all that the run's result depends on. Features before forgetting stand for the images."""
         images = (self.forget, self.check, self.neutral, self.retain)
         tensors = [*self.start.values(), *self.base.values(), *(f for s in images for f in s.before)]
-        tensors += [m for part in (self.moments.matrices, self.settled.A, self.settled.B, self.settled.c) for m in part.values()]
+        sums = (self.moments.matrices, self.settled.A, self.settled.B, self.settled.c)
+        tensors += [m for part in sums for m in part.values()]
         return resume.origin(asdict(self.config), tensors, [*self.layers, *(c for s in images for c in s.concepts)])
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoImageProcessor, AutoProcessor
 
@@ -24,7 +27,8 @@ def _config(path: str | Path) -> Any:
         raise UnseeError(f"'{path}' is not a model: it has no config.json. Give a folder written by save_pretrained.")
     if not path.is_dir():
         raise UnseeError(f"'{path}' does not exist. Give the folder of a multimodal checkpoint.")
-    config = AutoConfig.from_pretrained(path)
+    with _readable(path):
+        config = AutoConfig.from_pretrained(path)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UnseeError(
             f"'{path}' is a {config.model_type} model, which has no vision tower that answers about images. "
@@ -35,8 +39,9 @@ def _config(path: str | Path) -> Any:
 
 def load_full(path: str | Path, dtype: torch.dtype | str = torch.float32) -> tuple[Any, Any]:
     """The whole model, for answering questions, and its processor."""
-    cls = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(_config(path))]
-    return cls.from_pretrained(path, dtype=dtype).eval(), AutoProcessor.from_pretrained(path)
+    cls: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(_config(path))]
+    with _readable(path):
+        return cls.from_pretrained(path, dtype=dtype).eval(), AutoProcessor.from_pretrained(path)
 
 
 def load_visual(path: str | Path) -> Visual:
@@ -45,23 +50,34 @@ def load_visual(path: str | Path) -> Visual:
     The class keeps its name and module: transformers looks up a checkpoint's key renaming by class name.
     """
     config = _config(path)
-    cls = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    cls: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         cls.__init__(self, config, *args, **kwargs)
         _strip_language(self)
 
-    stripped = type(
-        cls.__name__, (cls,), {"__init__": init, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    )
-    model, info = stripped.from_pretrained(path, config=config, dtype=torch.float32, output_loading_info=True)
+    names = {"__init__": init, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    stripped: Any = type(cls.__name__, (cls,), names)
+    with _readable(path):
+        model, info = stripped.from_pretrained(path, config=config, dtype=torch.float32, output_loading_info=True)
+        processor = AutoImageProcessor.from_pretrained(path)
     if info["missing_keys"] or info["mismatched_keys"]:
         missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise UnseeError(
             f"the checkpoint '{path}' lacks {len(missing)} visual tensor(s), or has them in another shape: "
             f"{', '.join(missing[:5])}. It is incomplete or of another model: download it again."
         )
-    return Visual(model.eval(), AutoImageProcessor.from_pretrained(path))
+    return Visual(model.eval(), processor)
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """What transformers and safetensors raise on a damaged or incomplete checkpoint, as one error."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        first = str(error).partition("\n")[0].rstrip(".")
+        raise UnseeError(f"the checkpoint '{path}' cannot be read: {first}. Download it again, whole.") from error
 
 
 def _strip_language(model: Any) -> None:

@@ -1,4 +1,4 @@
-"""Interrupt a request at any moment and go on later, to the bit: weights, optimiser and history in one file."""
+"""Interrupt a training at any moment and go on later, to the bit: weights, optimiser and history in one file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unsee.errors import UnseeError
 from unsee.forgetting.moments import load_state, save_state
 
-FILE = "forgetting.safetensors"
-EVERY = 10  # steps between two checkpoints
+FILE = "training.safetensors"
+EVERY = 10  # steps of forgetting between two checkpoints; there are about a hundred
 History = list[dict[str, float]]
 
 
@@ -24,44 +24,40 @@ def origin(config: Mapping[str, Any], tensors: Iterable[Tensor], names: Iterable
     digest = hashlib.sha256(json.dumps([dict(config), list(names)], sort_keys=True).encode())
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def save(
-    folder: Path, layers: Mapping[str, nn.Linear], optimizer: torch.optim.Optimizer, history: History, origin: str
-) -> None:
+def save(folder: Path, weights: Mapping[str, Tensor], optimizer: Any, origin: str, step: int, history: History) -> None:
     """Replace the checkpoint in ``folder``; a reader sees the old one or the new one."""
-    tensors = {f"weight.{name}": layer.weight for name, layer in layers.items()}
+    tensors = {f"weight.{name}": weight for name, weight in weights.items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    save_state(folder / FILE, "forgetting", tensors, {"origin": origin, "history": history})
+    save_state(folder / FILE, "training", tensors, {"origin": origin, "step": step, "history": history})
 
 
-def restore(
-    folder: Path, layers: Mapping[str, nn.Linear], optimizer: torch.optim.Optimizer, origin: str
-) -> History:
-    """Put layers and optimiser where the checkpoint left them; its history has a line for each step done.
+def restore(folder: Path, weights: Mapping[str, Tensor], optimizer: Any, origin: str) -> tuple[int, History]:
+    """Put ``weights`` and optimiser where the checkpoint left them; returns the steps done and the history so far.
 
-    No checkpoint: an empty history. UnseeError: one of another request.
+    No checkpoint: nothing is done, ``(0, [])``. UnseeError: one of another run.
     """
     file = folder / FILE
     if not file.is_file():
-        return []
-    tensors, info = load_state(file, "forgetting")
+        return 0, []
+    tensors, info = load_state(file, "training")
     if info["origin"] != origin:
         raise UnseeError(
             f"'{folder}' is left of an interrupted run with other settings, images or another model. "
             f"Give the same again to resume it, or remove it to start anew."
         )
     with torch.no_grad():
-        for name, layer in layers.items():
-            layer.weight.copy_(tensors[f"weight.{name}"])
+        for name, weight in weights.items():
+            weight.copy_(tensors[f"weight.{name}"])
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, part = key.split(".", 2)
             state.setdefault(int(index), {})[part] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return info["history"]
+    return info["step"], info["history"]

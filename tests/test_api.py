@@ -1,0 +1,107 @@
+"""The library face, on both shapes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import unsee
+from unsee import ForgetConfig, UnseeError, load_full, load_visual, read_folder
+
+CONFIG = ForgetConfig(steps=3, batch=4)
+
+
+@pytest.fixture(scope="module")
+def sets(images) -> dict[str, list[unsee.Concept]]:
+    first, *others = read_folder(images / "known").concepts
+    return {"forget": [first], "retain": others, "neutral": list(read_folder(images / "neutral").concepts)}
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, unsee; unsee.Concept; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", unsee.__all__)
+def test_public_names_are_there(name):
+    assert getattr(unsee, name).__name__ == name
+    assert name in dir(unsee)
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="has no attribute 'forgte'"):
+        _ = unsee.forgte
+
+
+def test_only_the_returned_layers_change(checkpoint, sets):
+    model, processor = load_full(checkpoint)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    result = unsee.forget(model, processor, **sets, config=CONFIG)
+    changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {f"{n}.weight" for n in result.delta} == set(result.patch.tensors)
+    assert all(torch.equal(model.state_dict()[n], t) for n, t in result.patch.tensors.items())
+    assert len(result.history) == 3 and result.certificates.keys() == result.delta.keys()
+    assert all(m.weight.grad is None for m in model.modules() if isinstance(m, torch.nn.Linear))
+
+
+def test_layers_can_be_chosen(checkpoints, sets):
+    model, processor = load_full(checkpoints["llava"])
+    result = unsee.forget(model, processor, **sets, config=ForgetConfig(steps=1, batch=4, layers="projector"))
+    assert {n.rpartition(".")[2] for n in result.delta} == {"linear_1", "linear_2"}
+    with pytest.raises(UnseeError, match="no layer's name contains 'projektor'"):
+        unsee.forget(model, processor, **sets, config=ForgetConfig(layers="projektor"))
+
+
+@pytest.mark.parametrize("constraint", ["hard", "cumulative"])
+def test_the_same_call_gives_the_same_bytes(constraint, checkpoint, sets):
+    config = ForgetConfig(steps=3, batch=4, constraint=constraint)
+    one, two = (_alone(checkpoint, **sets, config=config) for _ in range(2))
+    assert all(torch.equal(t, two.patch.tensors[n]) for n, t in one.patch.tensors.items())
+    other = _alone(checkpoint, **sets, config=ForgetConfig(steps=3, batch=4, constraint=constraint, seed=1))
+    assert not all(torch.equal(t, other.patch.tensors[n]) for n, t in one.patch.tensors.items())
+
+
+def _alone(checkpoint, **given):
+    visual = load_visual(checkpoint)
+    return unsee.forget(visual.model, visual.image_processor, **given)
+
+
+def test_statistics_stand_in_for_retained_images(checkpoint, sets, tmp_path):
+    model, processor = load_full(checkpoint)
+    moments = unsee.statistics(model, processor, sets["retain"])
+    assert moments.images == 16
+    moments.save(tmp_path / "statistics.safetensors")
+    few = {"forget": sets["forget"], "neutral": sets["neutral"], "config": CONFIG}
+    from_file = _alone(checkpoint, **few, statistics=tmp_path / "statistics.safetensors")
+    from_memory = unsee.forget(model, processor, **few, statistics=moments)
+    assert all(torch.equal(t, from_memory.patch.tensors[n]) for n, t in from_file.patch.tensors.items())
+    with pytest.raises(UnseeError, match="of this one before it changed"):
+        unsee.forget(model, processor, **few, statistics=moments)
+
+
+def test_a_folder_may_be_named_instead_of_read(checkpoints, images):
+    known, neutral = images / "known", str(images / "neutral")
+    result = _alone(checkpoints["llava"], forget=known, neutral=neutral, config=ForgetConfig(steps=1, batch=4))
+    assert result.patch.info["forgotten"] == ["ada", "ben", "cleo", "dan", "eve"]
+
+
+def test_watch_is_asked_every_ten_steps(checkpoints, sets):
+    asked: list[int] = []
+
+    def watch(step: int) -> dict[str, float]:
+        asked.append(step)
+        return {"names": step / 100}
+
+    result = _alone(
+        checkpoints["llava"], **sets, config=ForgetConfig(steps=21, batch=2, layers="projector"), watch=watch
+    )
+    assert asked == [10, 20]
+    assert [h["names"] for h in result.history if "names" in h] == [0.1, 0.2]
+
+
+def test_a_model_that_sees_nothing_is_refused(sets):
+    with pytest.raises(UnseeError, match="no get_image_features"):
+        unsee.forget(torch.nn.Linear(2, 2), None, **sets)

@@ -1,0 +1,155 @@
+"""An interrupted run, given again, writes the bytes that it would have written uninterrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from unsee import resume
+from unsee.cli import main
+from unsee.errors import UnseeError
+from unsee.forgetting.optimizer import ProjectedAdam
+
+PATCH = "patch/patch.safetensors"
+FLAGS = ["--steps", "40", "--batch", "2"]
+
+
+def command(model: Path, images: Path, out: Path, *flags: str) -> list[str]:
+    known, neutral = str(images / "known"), str(images / "neutral")
+    return ["forget", "--model", str(model), "--forget", known, "--retain", known, "--concepts", "ada,ben",
+            "--neutral", neutral, "--out", str(out), *FLAGS, *flags]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoints, images, tmp_path_factory) -> bytes:
+    """The patch of a run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main(command(checkpoints["llava"], images, out)) == 0
+    return (out / PATCH).read_bytes()
+
+
+def interrupt(args: list[str], out: Path, how: signal.Signals) -> tuple[int, str]:
+    """Start the command as a process of its own and send it ``how`` as soon as it has a checkpoint."""
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "unsee", *args], env=env, stderr=subprocess.PIPE, text=True)
+    file = out.parent / f".{out.name}.checkpoint" / resume.FILE
+    while not file.exists():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert not out.exists(), "it was done before it could be interrupted: give it more steps"
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_resumes_to_the_byte(how, whole, checkpoints, images, tmp_path, capsys):
+    out = tmp_path / "run"
+    args = command(checkpoints["llava"], images, out)
+    code, err = interrupt(args, out, how)
+    if how == signal.SIGINT:
+        assert code == 130
+        assert err.splitlines()[-1] == "stopped; run the same command again to resume"
+    assert main(args) == 0
+    first = capsys.readouterr().err
+    assert (out / PATCH).read_bytes() == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["run"], first
+
+
+def test_the_comparison_can_fail(whole, checkpoints, images, tmp_path):
+    out = tmp_path / "run"
+    assert main(command(checkpoints["llava"], images, out, "--seed", "1")) == 0
+    assert (out / PATCH).read_bytes() != whole
+
+
+def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monkeypatch):
+    """Stopped at step 30 of 40 it has 10 to do; and the checkpoint of other settings is refused."""
+    out = tmp_path / "run"
+    args = command(checkpoints["llava"], images, out)
+    save = resume.save
+
+    def stop(folder, weights, optimizer, origin, step, history):
+        save(folder, weights, optimizer, origin, step, history)
+        if step == 30:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", stop)
+        assert main(args) == 130
+    assert main([*args, "--lr", "1e-3"]) == 2
+    done: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", lambda *given: done.append(given[4]))
+        assert main(args) == 0
+    assert done == [40]
+
+
+def folder_study(images: Path, root: Path) -> list[str]:
+    for part, source in (("train", "known"), ("test", "known"), ("neutral", "neutral")):
+        (root / part).symlink_to(images / source)
+    names = ("ada", "ben", "cleo", "dan", "eve")
+    (root / "facts.csv").write_text("id,name\n" + "".join(f"{n},{n.title()}\n" for n in names))
+    (root / "recipe.yaml").write_text(
+        "id: id\ntopics:\n  name: {kind: identity, column: name, image: ['who is this ?', 'this is ?']}\n"
+    )
+    return ["--data", str(root), "--facts", str(root / "facts.csv"), "--recipe", str(root / "recipe.yaml")]
+
+
+@pytest.mark.parametrize("shape", ["llava", "qwen2_vl"])
+def test_finetuning_resumes_to_the_byte(shape, checkpoints, images, tmp_path, monkeypatch, capsys):
+    study = folder_study(images, tmp_path)
+    flags = ["--steps", "6", "--batch", "4", "--checkpoint-every", "2", "--lr", "1e-3"]
+    args = ["finetune", "--model", str(checkpoints[shape]), *study, *flags]
+    assert main([*args, "--out", str(tmp_path / "whole")]) == 0
+    save = resume.save
+
+    def stop(*given):
+        save(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", stop)
+        assert main([*args, "--out", str(tmp_path / "again")]) == 130
+        assert main([*args, "--out", str(tmp_path / "again")]) == 130
+    assert main([*args, "--out", str(tmp_path / "again")]) == 0
+    weights = "model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert main([*args, "--seed", "1", "--out", str(tmp_path / "other")]) == 0
+    assert (tmp_path / "other" / weights).read_bytes() != (tmp_path / "whole" / weights).read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+def optimizer(weight: torch.nn.Parameter) -> ProjectedAdam:
+    return ProjectedAdam([(weight, None)])
+
+
+def test_restore_without_a_checkpoint_does_nothing(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    assert resume.restore(tmp_path, {"w": weight}, optimizer(weight), "x") == (0, [])
+    assert torch.equal(weight, torch.ones(2, 2))
+
+
+def test_restore_refuses_another_run(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    resume.save(tmp_path, {"w": weight}, optimizer(weight), "x", 10, [])
+    with pytest.raises(UnseeError, match="remove it to start anew"):
+        resume.restore(tmp_path, {"w": weight}, optimizer(weight), "y")
+
+
+def test_origin_depends_on_everything():
+    base = resume.origin({"a": 1}, [torch.zeros(3)], ["n"])
+    assert base == resume.origin({"a": 1}, [torch.zeros(3)], ["n"])
+    others = [
+        resume.origin({"a": 2}, [torch.zeros(3)], ["n"]),
+        resume.origin({"a": 1}, [torch.ones(3)], ["n"]),
+        resume.origin({"a": 1}, [torch.zeros(3, dtype=torch.float64)], ["n"]),
+        resume.origin({"a": 1}, [torch.zeros(3)], ["m"]),
+    ]
+    assert base not in others and len(set(others)) == 4
