@@ -2,7 +2,8 @@
 
     python benchmarks/cost.py --vanilla DIR --out results/cost.json
 
-Bare: the features of the same images in the same batches, with their backward pass, and one pass over every image without.
+Bare: the features of the same images in the same batches, with their backward pass, and one pass over
+every image without.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from request import VIEWS, commit
 
 from unsee import api
 from unsee.concepts import Request
+from unsee.config import ForgetConfig
 from unsee.data.study import PeopleStudy
 from unsee.files import write_json
-from unsee.forgetting.run import ForgetConfig
 from unsee.progress import say
 from unsee.vision.module import Visual, load_full
 

@@ -1,9 +1,9 @@
 """The main job, measured: forget N concepts with retain images in the loss, and from statistics alone.
 
-    python benchmarks/request.py --study people --vanilla DIR --gold DIR --split forget_10 --out results/people-llava.json
-    python benchmarks/request.py --study flags --root ../shared/data/flags --vanilla DIR --gold DIR --split forget_10 …
+    python benchmarks/request.py --study people --vanilla DIR --gold DIR --out benchmarks/results/people-llava.json
+    python benchmarks/request.py --study flags --root ../shared/data/flags --vanilla DIR --gold DIR --out …
 
-Every draw of the request is another set of concepts; gold was trained without the first draw's. Figures are on unseen
+Each draw of the request is another set of concepts; gold was trained without the first draw's. Figures are on unseen
 views and phrasings, with 95 % bootstrap intervals over concepts.
 """
 
@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from unsee import api
+from unsee.config import ForgetConfig
 from unsee.data.study import FolderStudy, PeopleStudy, Study
 from unsee.evaluation import tasks
 from unsee.files import write_json
-from unsee.forgetting.run import ForgetConfig
 from unsee.progress import say
 from unsee.vision.module import Visual, load_full
 

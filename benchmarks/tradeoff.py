@@ -15,9 +15,9 @@ from typing import Any
 from request import SIZES, VIEWS, brief, commit, study_of
 
 from unsee import api
+from unsee.config import ForgetConfig
 from unsee.evaluation import tasks
 from unsee.files import write_json
-from unsee.forgetting.run import ForgetConfig
 from unsee.progress import say
 from unsee.vision.module import Visual, load_full
 

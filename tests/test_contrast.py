@@ -25,7 +25,9 @@ def test_loss_equals_the_formula_by_hand():
 def test_positives_of_each_image_and_shared_ones_agree():
     u, own, centroids, shared = (normalize(torch.randn(n, 5), dim=-1) for n in (4, 4, 2, 6))
     each = shared.expand(4, -1, -1)
-    assert torch.allclose(contrast.loss(u, shared, own, centroids, 0.2), contrast.loss(u, each, own, centroids, 0.2), atol=1e-5)
+    assert torch.allclose(
+        contrast.loss(u, shared, own, centroids, 0.2), contrast.loss(u, each, own, centroids, 0.2), atol=1e-5
+    )
 
 
 def test_loss_falls_as_a_feature_leaves_itself_for_the_region():
@@ -57,7 +59,12 @@ def test_whitened_cosine_tells_identity_where_the_plain_one_does_not():
 
     def right(u: torch.Tensor) -> float:
         centroid = torch.stack([u[i * 20 : i * 20 + 20].mean(0) for i in range(10)])
-        return ((u @ normalize(centroid, dim=-1).T).argmax(1) == torch.arange(10).repeat_interleave(20)).float().mean().item()
+        return (
+            ((u @ normalize(centroid, dim=-1).T).argmax(1) == torch.arange(10).repeat_interleave(20))
+            .float()
+            .mean()
+            .item()
+        )
 
     plain = normalize(pooled - pooled.mean(0), dim=-1)
     assert right(space.unit(pooled)) > 0.95 > right(plain) + 0.2
@@ -68,8 +75,12 @@ def test_one_image_a_concept_is_refused():
         contrast.fit_space(torch.randn(3, 4), ["a", "b", "c"])
 
 
-def test_drift_of_nothing_is_nothing_and_scales_with_the_variance():
-    old = [torch.randn(5, 4) for _ in range(3)]
-    assert contrast.drift(old, old, torch.tensor(2.0)).item() == 0
-    new = [o + 1 for o in old]
-    assert contrast.drift(new, old, torch.tensor(2.0)).item() == pytest.approx(0.5)
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 5))
+def test_stretches_of_tokens_keep_the_mean_and_whole_features_stay_whole(places, tokens, width):
+    torch.manual_seed(places + tokens)
+    feature = torch.randn(tokens, width)
+    assert torch.equal(contrast.flat([feature], tokens)[0], feature.flatten())
+    if tokens % places == 0:
+        flat = contrast.flat([feature], places)[0].unflatten(0, (places, width))
+        assert torch.allclose(flat.mean(0), feature.mean(0), atol=1e-5)

@@ -8,9 +8,10 @@ import torch
 
 from unsee import tiny
 from unsee.concepts import Question
+from unsee.config import FinetuneConfig
 from unsee.data import people
 from unsee.data.study import Lesson
-from unsee.finetune import FinetuneConfig, Tutor, answer_loss, finetune
+from unsee.finetune import Tutor, answer_loss, finetune
 from unsee.vision.module import Visual
 
 SHAPES = ("llava", "qwen2_vl")
@@ -55,7 +56,9 @@ def test_packed_rows_agree_with_transformers_own_forward(pair):
     pixels = visual.pixels([question.image])
     with torch.no_grad():
         features = visual.features(pixels)
-        ours = answer_loss(model, tutor.batch([tutor.row([question], len(features[0]))], pixels[0].get("image_grid_thw")), features)
+        ours = answer_loss(
+            model, tutor.batch([tutor.row([question], len(features[0]))], pixels[0].get("image_grid_thw")), features
+        )
         content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = processor(text=[f"{text} {question.answer} </s>"], images=[question.image.load()], return_tensors="pt")

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 from unsee import api
 from unsee.concepts import Request
+from unsee.config import ForgetConfig
 from unsee.data.folder import read_folder
 from unsee.errors import UnseeError
 from unsee.finetune import chat
-from unsee.forgetting.run import ForgetConfig
 from unsee.vision.module import Visual, load_full, load_visual
 from unsee.vision.patch import Patch, apply_patch, tensor_hash
 

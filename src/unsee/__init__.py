@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unsee.api import forget, statistics
     from unsee.concepts import Concept, Question, Request
+    from unsee.config import ForgetConfig
     from unsee.data.folder import read_folder
     from unsee.errors import UnseeError
     from unsee.forgetting.moments import Moments
-    from unsee.forgetting.run import ForgetConfig
     from unsee.vision.module import load_full, load_visual
 
 __version__ = version("unsee")
@@ -35,7 +35,7 @@ __all__ = [
 
 _HOME = {
     "Concept": "concepts",
-    "ForgetConfig": "forgetting.run",
+    "ForgetConfig": "config",
     "Moments": "forgetting.moments",
     "Question": "concepts",
     "Request": "concepts",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from PIL import ImageEnhance
 
 from unsee.concepts import Concept, Request
+from unsee.config import ForgetConfig
 from unsee.data.folder import read_folder
 from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
-from unsee.forgetting.run import ForgetConfig, Forgetting, Forgotten, Images, look, record
+from unsee.forgetting.region import Images
+from unsee.forgetting.run import Forgetting, Forgotten, look, record
 from unsee.vision.module import Visual
 from unsee.vision.patch import Patch, fingerprint, tensor_hash
 
@@ -61,6 +63,7 @@ def forget(
     retain: Source | None = None,
     statistics: Moments | Path | str | None = None,
     neutral: Source | None = None,
+    reference: Visual | None = None,
     config: ForgetConfig | None = None,
     checkpoint: Path | None = None,
     watch: Callable[[int], dict[str, float]] | None = None,
@@ -68,14 +71,15 @@ def forget(
     """Make ``model`` forget the concepts in ``forget``, in place. Only its visual module is used, read and changed.
 
     ``retain``: images of what is to stay, used in the loss; or ``statistics`` of them, when the images are gone.
-    ``neutral``: the same kind of picture, of concepts the model was not taught. ``checkpoint``: a folder from which an
-    interrupted call resumes, to the bit. Raises UnseeError before any work where the input cannot serve.
+    ``neutral``: the same kind of picture, of concepts the model was not taught. ``reference``: the visual module of a
+    model that never learned them, for the region of that name. ``checkpoint``: a folder from which an interrupted call
+    resumes, to the bit. Raises UnseeError before any work where the input cannot serve.
     """
     config = config or ForgetConfig()
     started = time.perf_counter()
     request = Request(concepts_of(forget), concepts_of(retain), concepts_of(neutral))
     visual = Visual(model, processor)
-    job = prepare(visual, request, statistics, config)
+    job = prepare(visual, request, statistics, config, reference)
     ready = time.perf_counter()
     done = job.run(checkpoint, watch)
     cost = {"prepare_seconds": ready - started, "loop_seconds": time.perf_counter() - ready}
@@ -83,10 +87,16 @@ def forget(
     return Result(**vars(done), moments=job.moments, patch=patch, cost=cost)
 
 
-def prepare(visual: Visual, request: Request, statistics: Moments | Path | str | None, config: ForgetConfig) -> Forgetting:
+def prepare(
+    visual: Visual,
+    request: Request,
+    statistics: Moments | Path | str | None,
+    config: ForgetConfig,
+    reference: Visual | None = None,
+) -> Forgetting:
     """Everything before the first step: images opened, features before forgetting, moments, null space."""
     moments = Moments.load(statistics) if isinstance(statistics, str | Path) else statistics
-    _check(request, moments, config)
+    _check(request, moments, config, reference)
     check_finite(visual)
     meta = {"model": fingerprint(visual.tensors())}
     if moments and moments.meta != meta:
@@ -108,26 +118,40 @@ def prepare(visual: Visual, request: Request, statistics: Moments | Path | str |
         moments = record(visual.features, layers, retain if retain.pixels else neutral, BATCH, meta)
     elif retain.pixels:
         look(visual.features, retain, BATCH)
-    return Forgetting(visual.features, chosen, train, check, neutral, retain, moments, config)
+    aims = Images(train.pixels, train.concepts)
+    if reference:
+        look(reference.features, aims, BATCH)
+    return Forgetting(visual.features, chosen, train, check, neutral, retain, moments, config, reference=aims.before)
 
 
-def _check(request: Request, moments: Moments | None, config: ForgetConfig) -> None:
+def _check(request: Request, moments: Moments | None, config: ForgetConfig, reference: Visual | None) -> None:
     if not (request.retain or request.neutral or moments):
         raise UnseeError(
             "nothing says what is to stay. Give retained images (--retain DIR), their statistics (--statistics FILE) "
             "or neutral images (--neutral DIR)."
         )
+    if (config.region == "reference") != (reference is not None):
+        raise UnseeError(
+            "region 'reference' and a reference model go together: give --region reference --reference MODEL, "
+            "the checkpoint before it was taught the concepts."
+        )
     if config.region == "neutral" and not request.neutral:
-        raise UnseeError("region 'neutral' needs neutral images: give --neutral DIR, or --region mean with --retain DIR.")
+        raise UnseeError(
+            "region 'neutral' needs neutral images: give --neutral DIR, or --region mean with --retain DIR."
+        )
     if config.region == "mean" and not request.retain:
-        raise UnseeError("region 'mean' needs retained images: give --retain DIR, or --region neutral with --neutral DIR.")
+        raise UnseeError(
+            "region 'mean' needs retained images: give --retain DIR, or --region neutral with --neutral DIR."
+        )
 
 
 def check_finite(visual: Visual) -> None:
     """Refuse a model with NaN or Inf in a visual weight."""
     bad = [n for n, p in visual.parameters().items() if not torch.isfinite(p).all()]
     if bad:
-        raise UnseeError(f"{len(bad)} visual weight(s) of the model hold NaN or Inf, first {bad[0]}. Download it again.")
+        raise UnseeError(
+            f"{len(bad)} visual weight(s) of the model hold NaN or Inf, first {bad[0]}. Download it again."
+        )
 
 
 def _hold_back(concept: Concept) -> tuple[Concept, Concept]:
@@ -145,22 +169,18 @@ def images_of(visual: Visual, concepts: Sequence[Concept], augmented: int = 0, s
 
 
 def augment(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
-    """A view that might have been taken a moment later: turned, cropped, lit otherwise. Never mirrored: flags differ."""
-    turned = image.rotate(rng.uniform(-8, 8), PIL.Image.Resampling.BILINEAR, fillcolor=_edge(image))
+    """A view that might have been taken a moment later: turned, cropped, lit. Never mirrored: flags differ."""
+    resampling = PIL.Image.Resampling
+    turned = image.rotate(rng.uniform(-8, 8), resampling.BILINEAR, fillcolor=image.getpixel((0, 0)))  # type: ignore[arg-type]
     w, h = image.size
     share = rng.uniform(0.85, 1.0)
     x, y = rng.uniform(0, 1 - share) * w, rng.uniform(0, 1 - share) * h
-    cut = turned.crop((int(x), int(y), int(x + share * w), int(y + share * h))).resize((w, h), PIL.Image.Resampling.BICUBIC)
-    return ImageEnhance.Contrast(ImageEnhance.Brightness(cut).enhance(rng.uniform(0.85, 1.15))).enhance(rng.uniform(0.85, 1.15))
-
-
-def _edge(image: PIL.Image.Image) -> Any:
-    return image.getpixel((0, 0))
+    cut = turned.crop((int(x), int(y), int(x + share * w), int(y + share * h))).resize((w, h), resampling.BICUBIC)
+    lit = ImageEnhance.Brightness(cut).enhance(rng.uniform(0.85, 1.15))
+    return ImageEnhance.Contrast(lit).enhance(rng.uniform(0.85, 1.15))
 
 
 def make_patch(visual: Visual, job: Forgetting, config: ForgetConfig, request: Request) -> Patch:
-    from dataclasses import asdict
-
     tensors = {f"{n}.weight": m.weight.detach().clone() for n, m in job.layers.items()}
     base = {f"{n}.weight": tensor_hash(w) for n, w in job.start.items()}
     info = {"method": "cvf", "config": asdict(config), "forgotten": [c.id for c in request.forget]}

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,15 +24,13 @@ from rich.text import Text
 
 from unsee import __version__
 from unsee.concepts import Concept, Request
+from unsee.config import FinetuneConfig, ForgetConfig, PretrainConfig
 from unsee.errors import UnseeError, nearest
 from unsee.files import new_folder, refuse_existing
 from unsee.progress import say
 
 if TYPE_CHECKING:
     from unsee.data.study import Study
-    from unsee.finetune import FinetuneConfig
-    from unsee.forgetting.run import ForgetConfig
-    from unsee.pretrain import PretrainConfig
 
 
 def forget(
@@ -44,6 +41,7 @@ def forget(
     retain: Path | None = None,
     statistics: Path | None = None,
     neutral: Path | None = None,
+    reference: Path | None = None,
     concepts: str = "",
     skip_bad: bool = False,
     dry_run: bool = False,
@@ -60,6 +58,7 @@ def forget(
         retain: images of what is to stay; may be the same folder as --forget when --concepts picks from it
         statistics: file made by `unsee statistics`, instead of retained images that are gone
         neutral: the same kind of picture, of concepts the model was not taught
+        reference: checkpoint that never learned the concepts, for --region reference
         concepts: only these folders of --forget, with commas: fr,de
         skip_bad: leave out images that cannot be read, and say which
         dry_run: tell which layers would train, and the time and memory it takes; write nothing
@@ -72,20 +71,21 @@ def forget(
     from unsee.vision.module import load_visual
 
     visual = load_visual(model)
+    never = load_visual(reference) if reference else None
     if dry_run:
         from unsee.plan import plan
 
-        job = api.prepare(visual, request, statistics, config)
+        job = api.prepare(visual, request, statistics, config, never)
         print("\n".join(plan(visual, job, time.perf_counter() - started).lines()))
         return
     asked = runs.resolved(
         config, model=model, forget=forget, out=out, retain=retain, statistics=statistics, neutral=neutral,
-        concepts=concepts, skip_bad=skip_bad,
+        reference=reference, concepts=concepts, skip_bad=skip_bad,
     )  # fmt: skip
     with _checkpoints(out) as checkpoint:
         result = api.forget(
-            visual.model, visual.image_processor, **vars(request), statistics=statistics, config=config,
-            checkpoint=checkpoint,
+            visual.model, visual.image_processor, **vars(request), statistics=statistics, reference=never,
+            config=config, checkpoint=checkpoint,
         )  # fmt: skip
         runs.write_run(out, asked, request, result, statistics, started)
     worst = max(result.certificates.values())
@@ -262,12 +262,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "questions": questions,
 }
 RESUME = ("forget", "finetune")  # the same command again goes on where it was stopped
-# Settings live beside the code that they steer, which imports torch: only the command that is run pays for it.
-CONFIGS = {
-    "ForgetConfig": "unsee.forgetting.run",
-    "FinetuneConfig": "unsee.finetune",
-    "PretrainConfig": "unsee.pretrain",
-}
 CONFIG_HELP = "--config FILE reads flags from a YAML file, such as the config.yaml of a run; flags given beside it win."
 
 
@@ -296,7 +290,6 @@ def _run(given: list[str]) -> int:
     if given[0] not in COMMANDS:
         raise UnseeError(f"there is no command '{given[0]}'. {nearest(given[0], COMMANDS)}")
     command = COMMANDS[given[0]]
-    _resolve(command)
     flags = _with_file(command, given[1:])
     description = f"{inspect.getdoc(command)}".partition("\n\nArgs:")[0] + f"\n\n{CONFIG_HELP}"
     marks = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
@@ -321,13 +314,6 @@ def _quiet() -> None:
     """Our commands report their own progress: switch off the bars and remarks of transformers and its hub."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-def _resolve(command: Callable[..., None]) -> None:
-    """Import the settings class that the command's signature names, where tyro looks for it."""
-    name = command.__annotations__.get("config")
-    if name:
-        globals()[name] = getattr(import_module(CONFIGS[name]), name)
 
 
 def _with_file(command: Callable[..., None], args: list[str]) -> list[str]:

@@ -50,9 +50,13 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise UnseeError(f"question kind '{self.kind}' (concept {self.concept}). {nearest(self.kind, get_args(Kind))}")
+            raise UnseeError(
+                f"question kind '{self.kind}' (concept {self.concept}). {nearest(self.kind, get_args(Kind))}"
+            )
         if self.form not in get_args(Form):
-            raise UnseeError(f"question form '{self.form}' (concept {self.concept}). {nearest(self.form, get_args(Form))}")
+            raise UnseeError(
+                f"question form '{self.form}' (concept {self.concept}). {nearest(self.form, get_args(Form))}"
+            )
         if self.form == "classification" and self.answer not in self.options:
             raise UnseeError(
                 f"classification question of concept {self.concept}: the answer '{self.answer}' is not one of its "

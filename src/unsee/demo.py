@@ -20,19 +20,20 @@ from torch import Tensor
 import unsee
 from unsee import api
 from unsee.concepts import UNKNOWN, Question
+from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data import people
 from unsee.data.study import Lesson, PeopleStudy
 from unsee.evaluation import tasks
+from unsee.evaluation.statistics import Share
 from unsee.evaluation.tasks import Exam, Item, Size
 from unsee.files import new_folder, refuse_existing, write_json
-from unsee.finetune import FinetuneConfig, finetune
+from unsee.finetune import finetune
 from unsee.forgetting import nullspace
-from unsee.forgetting.contrast import pool
-from unsee.forgetting.run import ForgetConfig, record
+from unsee.forgetting.contrast import flat
+from unsee.forgetting.run import record
 from unsee.progress import say
 from unsee.report import Report, Shot, write_page
 from unsee.vision.module import Visual, load_full
-from unsee.vision.patch import fingerprint
 
 SPLIT = "forget_10"
 FORGET_VIEWS, RETAIN_VIEWS = 12, 4  # training images given to the method, per concept
@@ -49,7 +50,7 @@ class Sitting:
     """One model's answers and figures."""
 
     items: list[Item]
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, Share]
     seconds: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -65,7 +66,8 @@ class Demo:
         self.forget = self.study.concepts(self.forget_ids, FORGET_VIEWS)
         self.retain = self.study.concepts(self.retain_ids, RETAIN_VIEWS)
         self.neutral = self.study.neutral()
-        say(f"{len(self.study.taught) + len(self.study.held_out)} people are known, {len(self.forget_ids)} are to be forgotten")
+        known = len(self.study.world.people)
+        say(f"{known} people are known, {len(self.forget_ids)} are to be forgotten")
         self.exam = tasks.exam(self.visual, self.study, SPLIT, size=SIZE)
 
     def sit(self, model: Any, exam: Exam | None = None) -> Sitting:
@@ -110,11 +112,10 @@ class Demo:
 
     def llm_unfrozen(self) -> None:
         """The paper's ablation: everything trains, on answering "unknown" about the forgotten people's images."""
-        shown = [(c.id, i) for c in self.forget for i in c.images]
+        shown = [(self.study.person(i), v) for i in self.forget_ids for v in self.study.views_of(i, FORGET_VIEWS)]
 
         def ask(index: int, rng: np.random.Generator) -> list[Question]:
-            person, image = self.study.person(shown[index][0]), shown[index][1]
-            asked = people.image_questions(person, image, "train", rng)
+            asked = people.image_questions(*shown[index], "train", rng)
             return [replace(q, answer=UNKNOWN) for q in asked if q.kind != "attribute"]
 
         lesson = Lesson([i for _, i in shown], 0, ask, lambda i, rng: [])
@@ -188,25 +189,34 @@ def feature_space(demo: Demo) -> dict[str, dict[str, Any]]:
     from unsee.forgetting.contrast import fit_space
 
     space = fit_space(torch.cat(list(before.values())), [c for s in shown.values() for c in s.concepts])
-    unit = {when: {g: space.unit(p).numpy() for g, p in part.items()} for when, part in (("before", before), ("after", after))}
+    unit = {
+        when: {g: space.unit(p).numpy() for g, p in part.items()}
+        for when, part in (("before", before), ("after", after))
+    }
     plane = PCA(2, random_state=0).fit(np.concatenate([unit["before"]["forgotten"], unit["before"]["strangers"]]))
     return {when: {g: plane.transform(p) for g, p in part.items()} for when, part in unit.items()}
 
 
 def _pooled(demo: Demo, images: Any) -> Tensor:
     with torch.no_grad():
-        return pool(demo.visual.features(images.pixels))
+        features = demo.visual.features(images.pixels)
+        return flat(features, len(features[0]))
 
 
 def gallery(vanilla: Sitting, ours: Sitting) -> list[Shot]:
     """A few pictures of each group with what was said before and after."""
     after = {_key(i): i.given for i in ours.items}
     shots: list[Shot] = []
-    wanted = (("forget", "forgotten", 6), ("retain", "kept", 4), ("heldout", "held out", 2), ("strangers", "stranger", 2))
-    for group, title, people in wanted:
+    wanted = (
+        ("forget", "forgotten", 6),
+        ("retain", "kept", 4),
+        ("heldout", "held out", 2),
+        ("strangers", "stranger", 2),
+    )
+    for group, title, most in wanted:
         items = [i for i in vanilla.items if i.group == group and i.question.image]
         first = {i.question.concept: i.question.image.id for i in reversed(items) if i.question.image}
-        for concept in list(dict.fromkeys(i.question.concept for i in items))[:people]:
+        for concept in list(dict.fromkeys(i.question.concept for i in items))[:most]:
             for item in items:
                 q = item.question
                 if q.image and q.image.id == first[concept] and q.topic in ("name", "city", "hair"):
@@ -239,9 +249,10 @@ def write(
         "ablations": {name: s.metrics for name, s in ablations.items()},
         "text_identical": same,
         "misnamed": {"share": found.share, "worst": found.worst},
-        "distance_to_gold": {n: tasks.distance(s.items, gold.items) for n, s in (("vanilla", vanilla), ("unsee", ours))},
+        "distance_to_gold": {
+            n: tasks.distance(s.items, gold.items) for n, s in (("vanilla", vanilla), ("unsee", ours))
+        },
         "cost": cost,
-        "fingerprint": {"vanilla": fingerprint({k: v for k, v in demo.vanilla.items() if k in demo.visual.parameters()})},
         "stopped": result.stopped,
     }
     rows = {"vanilla": vanilla.metrics, "gold": gold.metrics, "unsee": ours.metrics}
@@ -253,7 +264,7 @@ def write(
     page = Report(
         title="A model forgets twenty people",
         lead=(
-            f"A small LLaVA-shaped model knew {len(demo.study.taught) + len(demo.study.held_out)} drawn people by face. "
+            f"A small LLaVA-shaped model knew {len(demo.study.world.people)} drawn people by face. "
             f"It was made to forget {len(demo.forget_ids)} of them by changing its visual module alone. "
             "All figures are on pictures and phrasings it has never seen."
         ),

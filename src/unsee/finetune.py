@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
 from unsee.concepts import ImageRef, Question
+from unsee.config import FinetuneConfig
 from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.progress import progress
@@ -40,36 +41,6 @@ class Lesson(Protocol):
     def ask(self, image: int, rng: np.random.Generator) -> list[Question]: ...
 
     def recite(self, text: int, rng: np.random.Generator) -> list[Question]: ...
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """How a model is taught."""
-
-    steps: int = 2000
-    """optimiser steps"""
-    batch: int = 64
-    """images a step"""
-    text_batch: int = 16
-    """text-only rows a step, each with a few questions"""
-    questions: int = 4
-    """questions asked about each image of a step, who it is among them"""
-    lr: float = 2e-3
-    """peak learning rate of language model and projector"""
-    vision_lr: float = 5e-5
-    """peak learning rate of the vision tower"""
-    warmup: float = 0.05
-    """share of the steps over which the rate rises; it falls to zero along a cosine after"""
-    bf16: bool = True
-    """bfloat16 matrix products (weights stay float32)"""
-    checkpoint_every: int = 500
-    """steps between two checkpoints, from which an interrupted run resumes"""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "questions"):
-            if getattr(self, name) < 1:
-                raise UnseeError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -128,7 +99,11 @@ class Tutor:
         position = torch.zeros((n, t), dtype=torch.long)
         for i, row in enumerate(rows):
             at = len(row.prefix)
-            ids[i, :at], block[i, :at], position[i, :at] = torch.tensor(row.prefix, dtype=torch.long), 0, torch.arange(at)
+            ids[i, :at], block[i, :at], position[i, :at] = (
+                torch.tensor(row.prefix, dtype=torch.long),
+                0,
+                torch.arange(at),
+            )
             for k, (prompt, answer) in enumerate(row.turns, start=1):
                 end = at + len(prompt) + len(answer)
                 ids[i, at:end] = torch.tensor(prompt + answer)
@@ -140,7 +115,7 @@ class Tutor:
         return {"input_ids": ids, "labels": labels, "attention_mask": _mask(block), "position_ids": positions}
 
     def _rope(self, ids: Tensor, block: Tensor, position: Tensor, grid: Tensor | None) -> Tensor:
-        """Three-dimensional positions (Qwen2-VL): images span a grid, the text after them goes on from its largest side."""
+        """Three-dimensional positions (Qwen2-VL): an image spans a grid, text goes on from its largest side."""
         out = position.expand(3, *position.shape).clone()
         if grid is None:
             return out
@@ -159,6 +134,11 @@ def _mask(block: Tensor) -> Tensor:
     same = (block[:, :, None] == block[:, None, :]) | (block[:, None, :] == 0)
     seen = same & causal | torch.eye(t, dtype=torch.bool)  # padding sees itself, or its softmax would be empty
     return torch.zeros(n, 1, t, t).masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
+
+
+def encoded(features: list[Tensor]) -> dict[str, Any]:
+    """Image features in the form in which a model's ``forward`` and ``generate`` take them instead of pixels."""
+    return {"image": BaseModelOutputWithPooling(pooler_output=features)}  # type: ignore[arg-type]  # a list, an image each
 
 
 def answer_loss(model: Any, batch: dict[str, Tensor], features: list[Tensor] | None = None) -> Tensor:

@@ -8,31 +8,18 @@ it is (docs/decisions.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unsee.config import PretrainConfig
 from unsee.data import people
 from unsee.data.images import load_all
 from unsee.progress import progress
 from unsee.vision.module import Visual
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """How a visual module learns to see."""
-
-    people: int = 60000
-    """people of the pre-training population, one picture each"""
-    steps: int = 3000
-    """optimiser steps"""
-    batch: int = 96
-    lr: float = 1.5e-3
-    """peak learning rate; it rises over a tenth of the steps and falls to zero"""
-    seed: int = 0
 
 
 def _truth(portraits: Sequence[people.Portrait]) -> dict[str, Tensor]:
@@ -51,22 +38,33 @@ def _truth(portraits: Sequence[people.Portrait]) -> dict[str, Tensor]:
 
 
 class Examiner(nn.Module):
-    """A linear head on an image's features, all tokens side by side, for each feature of the face and of the picture."""
+    """A linear head for each feature of face and picture, reading all tokens side by side, and one reading any token.
 
-    def __init__(self, width: int, truth: dict[str, Tensor]) -> None:
+    A model that serves knows who it sees in every token of its last layers. The second heads bring that about: without
+    them each token knows its own part of the face, and no layer knows who it is.
+    """
+
+    def __init__(self, tokens: int, width: int, truth: dict[str, Tensor]) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
         sizes = {k: 1 if v.is_floating_point() else int(v.max()) + 1 for k, v in truth.items()}
-        self.heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in sizes.items()})
+        self.norm, self.norm_token = nn.LayerNorm(tokens * width), nn.LayerNorm(width)
+        self.heads = nn.ModuleDict({k: nn.Linear(tokens * width, n) for k, n in sizes.items()})
+        self.token_heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in sizes.items() if k.startswith("identity")})
 
-    def forward(self, features: Tensor, truth: dict[str, Tensor]) -> Tensor:
-        features = self.norm(features)
-        losses = []
-        for name, target in truth.items():
-            out = self.heads[name](features)
-            number = target.is_floating_point()
-            losses.append(nn.functional.mse_loss(out[:, 0], target) if number else nn.functional.cross_entropy(out, target))
-        return torch.stack(losses).mean()
+    def forward(self, features: Tensor, truth: dict[str, Tensor], token: Tensor) -> Tensor:
+        """``features`` [n, tokens, width]; ``token`` [n]: which token of each image the second heads read."""
+        whole = _mean_loss(self.heads, self.norm(features.flatten(1)), truth)
+        one = _mean_loss(self.token_heads, self.norm_token(features[torch.arange(len(token)), token]), truth)
+        return whole + one
+
+
+def _mean_loss(heads: nn.ModuleDict, read: Tensor, truth: dict[str, Tensor]) -> Tensor:
+    losses = []
+    for name, head in heads.items():
+        out, target = head(read), truth[name]
+        number = target.is_floating_point()
+        losses.append(nn.functional.mse_loss(out[:, 0], target) if number else nn.functional.cross_entropy(out, target))
+    return torch.stack(losses).mean()
 
 
 def pretrain(model: Any, processor: Any, config: PretrainConfig) -> list[float]:
@@ -77,7 +75,7 @@ def pretrain(model: Any, processor: Any, config: PretrainConfig) -> list[float]:
     visual = Visual(model, processor)
     pixels = visual.pixels(load_all(portraits))
     truth = _truth(portraits)
-    examiner = Examiner(visual.features(pixels[:1])[0].numel(), truth)
+    examiner = Examiner(*visual.features(pixels[:1])[0].shape, truth)
     parameters = [*visual.parameters().values(), *examiner.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.1)
@@ -85,11 +83,13 @@ def pretrain(model: Any, processor: Any, config: PretrainConfig) -> list[float]:
     losses: list[float] = []
     with progress("learning to see", config.steps) as tick:
         for step in range(config.steps):
-            chosen = np.random.default_rng([config.seed, step]).integers(len(pixels), size=config.batch)
+            rng = np.random.default_rng([config.seed, step])
+            chosen = rng.integers(len(pixels), size=config.batch)
             index = torch.from_numpy(chosen)
             with torch.autocast("cpu", torch.bfloat16):
-                features = torch.stack([f.flatten() for f in visual.features([pixels[i] for i in chosen])])
-            loss = examiner(features.float(), {k: v[index] for k, v in truth.items()})
+                features = torch.stack(visual.features([pixels[i] for i in chosen]))
+            token = torch.from_numpy(rng.integers(features.shape[1], size=len(chosen)))
+            loss = examiner(features.float(), {k: v[index] for k, v in truth.items()}, token)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

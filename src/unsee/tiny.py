@@ -114,7 +114,10 @@ def _llava(words: Iterable[str]) -> tuple[Any, Any]:
 def _qwen2_vl(words: Iterable[str]) -> tuple[Any, Any]:
     specials = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     tok: Any = tokenizer([*words, "user", "assistant"], specials)
-    ids = {name: tok.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")}
+    ids = {
+        name: tok.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("image_pad", "video_pad", "vision_start", "vision_end")
+    }
     rope = {"rope_type": "default", "type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
     config = Qwen2VLConfig(
         text_config={**_text_config(tok), "rope_parameters": rope},

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import stat
 import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import PIL.Image
@@ -136,14 +134,6 @@ def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def load_all(images: Sequence[ImageRef]) -> list[PIL.Image.Image]:
     """Load many images with all cores, in the order given."""
-    if len(images) < 200:
-        return [i.load() for i in images]
-    # Ctrl-C reaches every process of a terminal: only this one is to say that it was stopped.
-    deaf = (signal.SIGINT, signal.SIG_IGN)
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, initializer=signal.signal, initargs=deaf) as pool:
-        return list(pool.map(_load, images, chunksize=64))
-
-
-def _load(image: ImageRef) -> PIL.Image.Image:
-    return image.load()
+    # Threads: Pillow decodes without Python's lock, and new processes would run the caller's script once more.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda image: image.load(), images))

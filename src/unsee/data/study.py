@@ -68,7 +68,7 @@ class Lesson:
 class PeopleStudy:
     """The embedded world; see ``unsee.data.people``."""
 
-    views, stranger_people, stranger_views = 30, 2500, 2  # what vanilla is taught from
+    views, stranger_people, stranger_views = 50, 4000, 2  # what vanilla is taught from
 
     def __init__(self, seed: int = 0, known: int = 240) -> None:
         self.world = people.People(seed, known)
@@ -86,7 +86,7 @@ class PeopleStudy:
         shown += [
             (s, v) for s in people.strangers(self.stranger_people) for v in people.train_views(s, self.stranger_views)
         ]
-        # The facts of forgotten people stay known as text: visual forgetting keeps all textual knowledge, so gold has it.
+        # The facts of forgotten people stay known as text: visual forgetting keeps text, so gold has it.
         return Lesson(
             [v for _, v in shown],
             len(self.world.people),
@@ -97,8 +97,11 @@ class PeopleStudy:
     def person(self, id: str) -> people.Person:
         return self._by_id[id]
 
+    def views_of(self, id: str, n: int) -> tuple[people.Portrait, ...]:
+        return people.train_views(self._by_id[id], n)
+
     def concepts(self, ids: Sequence[str], views: int) -> list[Concept]:
-        return [Concept(i, people.train_views(self._by_id[i], views)) for i in ids]
+        return [Concept(i, self.views_of(i, views)) for i in ids]
 
     def neutral(self, n: int = 200, views: int = 2) -> list[Concept]:
         return [Concept(s.id, people.train_views(s, views)) for s in people.strangers(n, "neutral")]
@@ -147,16 +150,20 @@ class FolderStudy:
 
     def lesson(self, without: Sequence[str] = ()) -> Lesson:
         known = [c for c in self._train.values() if c.id not in set(without)]
-        shown = [(c, i, self._rows[c.id]) for c in known for i in c.images]
+        shown: list[tuple[Concept, ImageRef, Any]] = [(c, i, self._rows[c.id]) for c in known for i in c.images]
         shown += [(c, i, None) for c in self._neutral_train.values() for i in c.images]
         named = sorted(self._train)
 
         def ask(i: int, rng: np.random.Generator) -> list[Question]:
             concept, image, row = shown[i]
-            return fact_questions(self.recipe, row, Concept(concept.id, (image,)), "train", Random(int(rng.integers(2**31))))
+            return fact_questions(
+                self.recipe, row, Concept(concept.id, (image,)), "train", Random(int(rng.integers(2**31)))
+            )
 
         def recite(i: int, rng: np.random.Generator) -> list[Question]:
-            return text_questions(self.recipe, self._rows[named[i]], named[i], "train", Random(int(rng.integers(2**31))))
+            return text_questions(
+                self.recipe, self._rows[named[i]], named[i], "train", Random(int(rng.integers(2**31)))
+            )
 
         return Lesson([i for _, i, _ in shown], len(named), ask, recite)
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee.concepts import ImageRef, Question
-from unsee.finetune import IGNORED, Tutor
+from unsee.finetune import IGNORED, Tutor, encoded
 from unsee.progress import progress
 from unsee.vision.module import Pixels, Visual
 
@@ -32,7 +31,8 @@ class Seen:
 @torch.no_grad()
 def look(model: Any, processor: Any, pixels: dict[str, Pixels], batch: int = 64) -> Seen:
     """Image features of every image in ``pixels``, by its id."""
-    visual, features = Visual(model, processor), {}
+    visual = Visual(model, processor)
+    features: dict[str, Tensor] = {}
     ids = list(pixels)
     for start in range(0, len(ids), batch):
         part = ids[start : start + batch]
@@ -78,7 +78,7 @@ def _generate(model: Any, tutor: Tutor, rows: list[list[int]], questions: list[Q
     images = [q.image.id for q in questions if q.image]
     if images:
         features = [seen.features[i] for i in images]
-        inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        inputs["mm_encoder_outputs"] = encoded(features)
         grids = [g for i in images if (g := seen.grids[i]) is not None]
         if grids:
             inputs |= {"image_grid_thw": torch.cat(grids), "mm_token_type_ids": (ids == tutor.image_token).int()}
@@ -109,11 +109,11 @@ def probabilities(
             for i, q in zip(part, asked, strict=True)
         ]
         grids = [g for i in images if (g := seen.grids[i]) is not None]
-        inputs = tutor.batch(rows, torch.cat(grids) if grids else None)
+        inputs: dict[str, Any] = tutor.batch(rows, torch.cat(grids) if grids else None)
         labels = inputs.pop("labels")
         if images:
             features = [seen.features[i] for i in images]
-            inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+            inputs["mm_encoder_outputs"] = encoded(features)
         logits = model(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
         for i, row, logit, label in zip(part, rows, logits, labels[:, 1:], strict=True):
             result[i] = _by_turn(row, logit, label)

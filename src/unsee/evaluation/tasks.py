@@ -108,7 +108,7 @@ def sit(model: Any, processor: Any, exam: Exam, probabilities: bool = True) -> l
 
 
 def right(question: Question, given: str, answers: Collection[str]) -> bool:
-    """``answers``: those of all concepts. Another's is wrong though it contains the true one: Papua New Guinea, Guinea."""
+    """An answer of another concept is wrong though it contains the true one: Papua New Guinea, Guinea."""
     return score.correct(question, given) and (given == question.answer or given not in answers)
 
 
@@ -136,13 +136,13 @@ def _wrong(answers: Sequence[str], true: str, rng: np.random.Generator) -> list[
     return [others[i] for i in rng.permutation(len(others))[:WRONG]]
 
 
-def metrics(items: Iterable[Item]) -> dict[str, dict[str, float]]:
+def metrics(items: Iterable[Item]) -> dict[str, statistics.Share]:
     """Shares with 95 % intervals over concepts: forget_names, forget_unknown, retain_facts, strangers_unknown …"""
     columns: dict[str, list[tuple[float, str]]] = {}
     for item in items:
         for name, value in _figures(item):
             columns.setdefault(name, []).append((value, item.question.concept))
-    return {name: statistics.share(*zip(*column, strict=True)) for name, column in columns.items()}
+    return {n: statistics.share([v for v, _ in column], [c for _, c in column]) for n, column in columns.items()}
 
 
 def _figures(item: Item) -> Iterable[tuple[str, float]]:
@@ -163,7 +163,7 @@ def _figures(item: Item) -> Iterable[tuple[str, float]]:
 
 @dataclass(frozen=True)
 class Misnamed:
-    """Who else is named on forgotten people's images. ``worst``: the largest share of one person's views given one name."""
+    """Who else is named on forgotten people's images. ``worst``: the largest share of one's views given one name."""
 
     share: float
     worst: float
@@ -178,7 +178,7 @@ def misnamed(items: Iterable[Item], names: dict[str, str]) -> Misnamed:
     return Misnamed(sum(wrong.values()) / max(1, len(asked)), pairs[0][2] if pairs else 0.0, pairs[:20])
 
 
-def distance(items: Iterable[Item], gold: Iterable[Item]) -> dict[str, float]:
+def distance(items: Iterable[Item], gold: Iterable[Item]) -> statistics.Distance:
     """KS distance between the truth ratios of a model and of gold, on the same forgotten items."""
     ours, theirs = ([i.ratio for i in rows if i.ratio is not None] for rows in (items, gold))
     return statistics.ks(ours, theirs)

@@ -89,7 +89,11 @@ def _strip_language(model: Any) -> None:
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     model.all_tied_weights_keys = {k: v for k, v in tied.items() if not any(k.startswith(n) for n in names)}
     known = set(model._keys_to_ignore_on_load_unexpected or ())
-    model._keys_to_ignore_on_load_unexpected = known | {r"language_model\.", r"lm_head\.", r"^model\.(layers|embed|norm)"}
+    model._keys_to_ignore_on_load_unexpected = known | {
+        r"language_model\.",
+        r"lm_head\.",
+        r"^model\.(layers|embed|norm)",
+    }
 
 
 class Visual:
@@ -136,7 +140,7 @@ class Visual:
         return list(out)
 
     def linears(self, probe: Sequence[Pixels]) -> dict[str, nn.Linear]:
-        """The linear layers that reach the features, found by a backward pass: an unused last layer gets no gradient."""
+        """The linear layers that reach the features, found by a backward pass: an unused last layer has no gradient."""
         visual = self.parameters()
         asked = {n: p.requires_grad for n, p in visual.items()}
         for p in visual.values():

@@ -45,7 +45,9 @@ class Patch:
         folder.mkdir(parents=True, exist_ok=True)
         header = {"version": VERSION, "base": self.base, "info": self.info}
         with new_file(folder / FILE) as file:
-            save_file({k: v.contiguous() for k, v in self.tensors.items()}, file, metadata={"unsee": json.dumps(header)})
+            save_file(
+                {k: v.contiguous() for k, v in self.tensors.items()}, file, metadata={"unsee": json.dumps(header)}
+            )
 
     @classmethod
     def load(cls, folder: Path | str) -> Patch:
@@ -66,8 +68,8 @@ class Patch:
         wrong = [n for n in self.tensors if n not in parameters or tensor_hash(parameters[n]) != self.base[n]]
         if wrong:
             raise UnseeError(
-                f"the patch was made from another model: {len(wrong)} of {len(self.tensors)} tensors are not as they were "
-                f"before it (first: {wrong[0]}). Apply it to the checkpoint it was made from."
+                f"the patch was made from another model: {len(wrong)} of {len(self.tensors)} tensors are not as they "
+                f"were before it (first: {wrong[0]}). Apply it to the checkpoint it was made from."
             )
         with torch.no_grad():
             for name, value in self.tensors.items():

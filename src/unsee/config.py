@@ -1,0 +1,109 @@
+"""Settings: dataclass = YAML = flag = help. No heavy import, so that ``--help`` comes at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from unsee.errors import UnseeError, nearest
+
+Constraint = Literal["none", "hard", "soft", "cumulative"]
+Region = Literal["neutral", "reference", "mean"]
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            flag = name.replace("_", "-")
+            raise UnseeError(f"--{flag} is {getattr(config, name)}; it must be above 0.")
+
+
+@dataclass(frozen=True)
+class ForgetConfig:
+    """How a request is forgotten. The defaults serve people and flags, LLaVA- and Qwen2-VL-shaped models, unchanged."""
+
+    constraint: Constraint = "cumulative"
+    """what holds retained knowledge: a penalty on the whole change, a soft or hard null space for each step, or none"""
+    region: Region = "neutral"
+    """where forgotten images go: to neutral images, the mean of retained ones, or a reference model's features"""
+    steps: int = 120
+    """most optimiser steps"""
+    batch: int = 32
+    """forget images a step, and as many neutral and retained ones"""
+    lr: float = 5e-4
+    """peak learning rate"""
+    temperature: float = 0.1
+    """of the contrast"""
+    floor: float = 0.02
+    """contrastive loss under which an image counts as forgotten and pushes no further"""
+    anchor: float = 1.0
+    """weight that holds what else is visible in the forget images"""
+    keep: float = 10.0
+    """weight of the drift of neutral and retained images' features"""
+    penalty: float = 30.0
+    """weight of the cumulative penalty"""
+    settled: float = 100.0
+    """weight that holds what earlier requests forgot, where there were any"""
+    soft_ratio: float = 0.03
+    """soft null space: damping as a share of the mean eigenvalue"""
+    hard_rule: Literal["absolute", "ratio", "tail", "cumulative"] = "tail"
+    """hard null space: which eigenvectors count as null"""
+    hard_value: float = 0.01
+    """the rule's threshold"""
+    layers: str = ""
+    """train only layers whose name contains this; empty: all that reach the features"""
+    bf16: bool = True
+    """bfloat16 matrix products in the loop (weights, moments and reference features stay float32 or better)"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("constraint", get_args(Constraint)), ("region", get_args(Region))):
+            if getattr(self, name) not in allowed:
+                raise UnseeError(f"--{name} '{getattr(self, name)}'. {nearest(getattr(self, name), allowed)}")
+        _positive(self, "steps", "batch", "lr", "temperature")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a model is taught."""
+
+    steps: int = 1500
+    """optimiser steps"""
+    batch: int = 64
+    """images a step"""
+    text_batch: int = 16
+    """text-only rows a step, each with a few questions"""
+    questions: int = 4
+    """questions asked about each image of a step, who it is among them"""
+    lr: float = 2e-3
+    """peak learning rate of language model and projector"""
+    vision_lr: float = 5e-5
+    """peak learning rate of the vision tower"""
+    warmup: float = 0.05
+    """share of the steps over which the rate rises; it falls to zero along a cosine after"""
+    bf16: bool = True
+    """bfloat16 matrix products (weights stay float32)"""
+    checkpoint_every: int = 500
+    """steps between two checkpoints, from which an interrupted run resumes"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "batch", "questions", "checkpoint_every")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How a visual module learns to see."""
+
+    people: int = 60000
+    """people of the pre-training population, one picture each"""
+    steps: int = 3000
+    """optimiser steps"""
+    batch: int = 96
+    """images a step"""
+    lr: float = 1.5e-3
+    """peak learning rate; it rises over a tenth of the steps and falls to zero"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(self, "people", "steps", "batch", "lr")
