@@ -171,7 +171,7 @@ def images_of(visual: Visual, concepts: Sequence[Concept], augmented: int = 0, s
 def augment(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
     """A view that might have been taken a moment later: turned, cropped, lit. Never mirrored: flags differ."""
     resampling = PIL.Image.Resampling
-    turned = image.rotate(rng.uniform(-8, 8), resampling.BILINEAR, fillcolor=image.getpixel((0, 0)))  # type: ignore[arg-type]
+    turned = image.rotate(rng.uniform(-8, 8), resampling.BILINEAR, fillcolor=image.getpixel((0, 0)))
     w, h = image.size
     share = rng.uniform(0.85, 1.0)
     x, y = rng.uniform(0, 1 - share) * w, rng.uniform(0, 1 - share) * h

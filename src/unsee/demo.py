@@ -268,7 +268,7 @@ def write(
             f"It was made to forget {len(demo.forget_ids)} of them by changing its visual module alone. "
             "All figures are on pictures and phrasings it has never seen."
         ),
-        rows=rows,  # type: ignore[arg-type]
+        rows=rows,
         text_identical=same,
         cost=cost,
         gallery=gallery(vanilla, ours),

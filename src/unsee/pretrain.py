@@ -75,7 +75,8 @@ def pretrain(model: Any, processor: Any, config: PretrainConfig) -> list[float]:
     visual = Visual(model, processor)
     pixels = visual.pixels(load_all(portraits))
     truth = _truth(portraits)
-    examiner = Examiner(*visual.features(pixels[:1])[0].shape, truth)
+    tokens, width = visual.features(pixels[:1])[0].shape
+    examiner = Examiner(tokens, width, truth)
     parameters = [*visual.parameters().values(), *examiner.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.1)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -98,7 +98,8 @@ class Forgetting:
         self.rank = {n: p.rank for n, p in projectors.items()}
         self.energy = {n: _energy(self.base[n], self.second[n]) for n in self.layers}
         self.fast = {n: c.float() for n, c in self.second.items()}
-        self.optimizer = ProjectedAdam([(m.weight, projectors.get(n)) for n, m in self.layers.items()], lr=config.lr)
+        trained = [(cast(nn.Parameter, m.weight), projectors.get(n)) for n, m in self.layers.items()]
+        self.optimizer = ProjectedAdam(trained, lr=config.lr)
 
     def losses(self, step: int) -> dict[str, Tensor]:
         """The terms of the loss on the step's batch."""
