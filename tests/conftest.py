@@ -67,3 +67,9 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_images():
+    """The function that draws a folder of concepts."""
+    return folder

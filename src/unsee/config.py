@@ -20,27 +20,27 @@ def _positive(config: Any, *names: str) -> None:
 
 @dataclass(frozen=True)
 class ForgetConfig:
-    """How a request is forgotten. The defaults serve people and flags, LLaVA- and Qwen2-VL-shaped models, unchanged."""
+    """How a request is forgotten."""
 
     constraint: Constraint = "cumulative"
     """what holds retained knowledge: a penalty on the whole change, a soft or hard null space for each step, or none"""
     region: Region = "neutral"
     """where forgotten images go: to neutral images, the mean of retained ones, or a reference model's features"""
-    steps: int = 120
+    steps: int = 150
     """most optimiser steps"""
     batch: int = 32
     """forget images a step, and as many neutral and retained ones"""
-    lr: float = 5e-4
+    lr: float = 2e-3
     """peak learning rate"""
     temperature: float = 0.1
     """of the contrast"""
     floor: float = 0.02
     """contrastive loss under which an image counts as forgotten and pushes no further"""
-    anchor: float = 1.0
+    anchor: float = 3.0
     """weight that holds what else is visible in the forget images"""
-    keep: float = 10.0
+    keep: float = 3.0
     """weight of the drift of neutral and retained images' features"""
-    penalty: float = 30.0
+    penalty: float = 3.0
     """weight of the cumulative penalty"""
     settled: float = 100.0
     """weight that holds what earlier requests forgot, where there were any"""

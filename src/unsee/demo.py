@@ -36,7 +36,9 @@ from unsee.report import Report, Shot, write_page
 from unsee.vision.module import Visual, load_full
 
 SPLIT = "forget_10"
-FORGET_VIEWS, RETAIN_VIEWS = 12, 4  # training images given to the method, per concept
+FORGET_VIEWS, RETAIN_VIEWS = 20, 4  # training images given to the method, per concept
+SETTINGS = ForgetConfig()
+UNFROZEN_STEPS = 30
 SIZE = Size(forget=8, retain=1, heldout=3, strangers=100, facts=2, attributes=2)
 
 
@@ -91,7 +93,7 @@ class Demo:
             retain=None if statistics_only else self.retain,
             statistics=statistics_only,
             neutral=self.neutral,
-            config=replace(ForgetConfig(), **changes),
+            config=replace(SETTINGS, **changes),
             watch=watch,
         )
 
@@ -119,7 +121,9 @@ class Demo:
             return [replace(q, answer=UNKNOWN) for q in asked if q.kind != "attribute"]
 
         lesson = Lesson([i for _, i in shown], 0, ask, lambda i, rng: [])
-        finetune(self.model, self.processor, lesson, FinetuneConfig(steps=40, batch=32, lr=5e-4, vision_lr=1e-4))
+        finetune(
+            self.model, self.processor, lesson, FinetuneConfig(steps=UNFROZEN_STEPS, batch=32, lr=5e-4, vision_lr=1e-4)
+        )
 
 
 def run(out: Path) -> dict[str, Any]:
@@ -281,7 +285,7 @@ def write(
             "unsee": unsee.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "seed": str(ForgetConfig().seed),
+            "seed": str(SETTINGS.seed),
         },
     )
     with new_folder(out) as folder:
