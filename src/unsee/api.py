@@ -21,7 +21,7 @@ from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.region import Images
 from unsee.forgetting.run import Forgetting, Forgotten, look, record
-from unsee.vision.module import Visual
+from unsee.vision.module import Visual, attention_for
 from unsee.vision.patch import Patch, fingerprint, tensor_hash
 
 Source = Path | str | Sequence[Concept]
@@ -79,9 +79,10 @@ def forget(
     started = time.perf_counter()
     request = Request(concepts_of(forget), concepts_of(retain), concepts_of(neutral))
     visual = Visual(model, processor)
-    job = prepare(visual, request, statistics, config, reference)
-    ready = time.perf_counter()
-    done = job.run(checkpoint, watch)
+    with attention_for(visual, config.bf16):
+        job = prepare(visual, request, statistics, config, reference)
+        ready = time.perf_counter()
+        done = job.run(checkpoint, watch)
     cost = {"prepare_seconds": ready - started, "loop_seconds": time.perf_counter() - ready}
     patch = make_patch(visual, job, config, request)
     return Result(**vars(done), moments=job.moments, patch=patch, cost=cost)

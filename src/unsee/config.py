@@ -26,7 +26,7 @@ class ForgetConfig:
     """what holds retained knowledge: a penalty on the whole change, a soft or hard null space for each step, or none"""
     region: Region = "neutral"
     """where forgotten images go: to neutral images, the mean of retained ones, or a reference model's features"""
-    steps: int = 150
+    steps: int = 100
     """most optimiser steps"""
     batch: int = 32
     """forget images a step, and as many neutral and retained ones"""
@@ -67,7 +67,7 @@ class ForgetConfig:
 class FinetuneConfig:
     """How a model is taught."""
 
-    steps: int = 1500
+    steps: int = 1000
     """optimiser steps"""
     batch: int = 64
     """images a step"""

@@ -39,7 +39,7 @@ SPLIT = "forget_10"
 FORGET_VIEWS, RETAIN_VIEWS = 20, 4  # training images given to the method, per concept
 SETTINGS = ForgetConfig()
 UNFROZEN_STEPS = 30
-SIZE = Size(forget=8, retain=1, heldout=3, strangers=100, facts=2, attributes=2)
+SIZE = Size(forget=6, retain=1, heldout=3, strangers=60, facts=1, attributes=1)
 
 
 def packaged(name: str) -> Path:

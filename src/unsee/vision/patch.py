@@ -41,7 +41,8 @@ class Patch:
     base: dict[str, str]
     info: dict[str, Any]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         header = {"version": VERSION, "base": self.base, "info": self.info}
         with new_file(folder / FILE) as file:
