@@ -53,14 +53,13 @@ class ProjectedAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    update = self._adam(weight, group["lr"], group["betas"], group["eps"])
+                    update = self._adam(weight, weight.grad, group["lr"], group["betas"], group["eps"])
                     projector = self.projectors.get(weight)
                     weight.add_(update if projector is None else projector.apply(update))
         return loss
 
-    def _adam(self, weight: Parameter, lr: float, betas: tuple[float, float], eps: float) -> Tensor:
-        state, grad = self.state[weight], weight.grad
-        assert grad is not None
+    def _adam(self, weight: Parameter, grad: Tensor, lr: float, betas: tuple[float, float], eps: float) -> Tensor:
+        state = self.state[weight]
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
