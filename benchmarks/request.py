@@ -29,7 +29,7 @@ from unsee.files import write_json
 from unsee.progress import say
 from unsee.vision.module import Visual, load_full
 
-VIEWS = {"forget": 12, "retain": 4}
+VIEWS = {"forget": 50, "retain": 6}  # training images given to the method, per concept, as far as there are so many
 SIZES = {"people": tasks.Size(10, 2, 4, 100), "flags": tasks.Size(4, 4, 4, 100)}
 
 

@@ -67,7 +67,23 @@ def test_whitened_cosine_tells_identity_where_the_plain_one_does_not():
         )
 
     plain = normalize(pooled - pooled.mean(0), dim=-1)
-    assert right(space.unit(pooled)) > 0.95 > right(plain) + 0.2
+    assert right(space.unit(space.identity(space.white(pooled)))) > 0.95 > right(plain) + 0.2
+
+
+def test_what_many_views_tell_is_believed_more_than_what_one_does():
+    torch.manual_seed(0)
+    identity = torch.randn(40, 8)
+    pooled = identity.repeat_interleave(10, 0) + 2 * torch.randn(400, 8)
+    space = contrast.fit_space(pooled, [str(i) for i in range(40) for _ in range(10)])
+    one, ten = (space.identity(space.white(identity), n) for n in (1, 10))
+    assert (ten.norm(dim=1) > 1.5 * one.norm(dim=1)).all()
+
+
+def test_directions_lead_out_of_the_space_and_back():
+    torch.manual_seed(0)
+    pooled = torch.randn(60, 12)
+    space = contrast.fit_space(pooled, [str(i // 3) for i in range(60)])
+    assert torch.allclose(space.white(pooled) @ space.write.T + space.centre, pooled, atol=1e-4)
 
 
 def test_one_image_a_concept_is_refused():

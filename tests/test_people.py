@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from unsee.concepts import UNKNOWN, ImageRef, Question
-from unsee.data import people, portrait
+from unsee.data import face, people
 from unsee.data.people import ATTRIBUTES, FACTS, PHRASINGS, TEXT_PHRASINGS, People, Person, Portrait
+from unsee.data.portrait import draw
 from unsee.errors import UnseeError
 
 WORLD = People()
@@ -61,12 +62,12 @@ def test_a_picture_has_the_size_asked_for(size: int) -> None:
 
 def test_every_class_of_every_look_can_be_drawn() -> None:
     """400 views hold every style; an identity of every shape, nose and beard goes with them."""
-    views = [portrait.view(i) for i in range(400)]
-    faces = [portrait.identity(i) for i in range(60)]
+    views = [face.view(i) for i in range(400)]
+    faces = [face.identity(i) for i in range(60)]
     for topic, classes in ATTRIBUTES.items():
         assert {getattr(v, topic) for v in views} == set(classes)
-    assert {(f.nose, f.beard != "none") for f in faces} == {(n, b) for n in portrait.NOSES for b in (True, False)}
-    seen = {hashlib.sha256(portrait.draw(faces[i % 60], v, 32).tobytes()).digest() for i, v in enumerate(views)}
+    assert {(f.nose, f.beard != "none") for f in faces} == {(n, b) for n in face.NOSES for b in (True, False)}
+    seen = {hashlib.sha256(draw(faces[i % 60], v, 32).tobytes()).digest() for i, v in enumerate(views)}
     assert len(seen) == len(views)
 
 

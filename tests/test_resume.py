@@ -72,7 +72,7 @@ def test_the_comparison_can_fail(whole, checkpoints, images, tmp_path):
 def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monkeypatch):
     """Stopped at step 30 of 40 it has 10 to do; and the checkpoint of other settings is refused."""
     out = tmp_path / "run"
-    args = command(checkpoints["llava"], images, out)
+    args = command(checkpoints["llava"], images, out, "--stop", "0")
     save = resume.save
 
     def stop(folder, weights, optimizer, origin, step, history):

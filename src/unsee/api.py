@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import torch
 from PIL import ImageEnhance
+from torch import nn
 
 from unsee.concepts import Concept, Request
 from unsee.config import ForgetConfig
@@ -21,12 +22,15 @@ from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.region import Images
 from unsee.forgetting.run import Forgetting, Forgotten, look, record
-from unsee.vision.module import Visual, attention_for
+from unsee.vision.attention import attention_for
+from unsee.vision.blocks import Upper, upper_layers
+from unsee.vision.module import Visual
 from unsee.vision.patch import Patch, fingerprint, tensor_hash
 
 Source = Path | str | Sequence[Concept]
 HELD_BACK = 0.2  # share of a concept's images that only tells when it is forgotten
-AUGMENTED = 2  # augmented copies of each forget image
+VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
+COPIES = 5  # most copies of one image
 BATCH = 64  # images at a time where no gradient is needed
 
 
@@ -79,7 +83,7 @@ def forget(
     started = time.perf_counter()
     request = Request(concepts_of(forget), concepts_of(retain), concepts_of(neutral))
     visual = Visual(model, processor)
-    with attention_for(visual, config.bf16):
+    with attention_for(model, config.bf16):
         job = prepare(visual, request, statistics, config, reference)
         ready = time.perf_counter()
         done = job.run(checkpoint, watch)
@@ -106,23 +110,33 @@ def prepare(
             "Make them again from the retained images: unsee statistics --model … --images …"
         )
     learn, held = zip(*(_hold_back(c) for c in request.forget), strict=True)
-    train = images_of(visual, learn, AUGMENTED, config.seed)
-    check = images_of(visual, held, AUGMENTED, config.seed + 1)
+    copies = max(1, min(COPIES, VIEWS // min(len(c.images) for c in request.forget) - 1))
+    train = images_of(visual, learn, copies, config.seed)
+    check = images_of(visual, held, copies, config.seed + 1)
     neutral, retain = images_of(visual, request.neutral), images_of(visual, request.retain)
     layers = visual.linears(train.pixels[:1])
-    chosen = {n: m for n, m in layers.items() if config.layers in n}
-    if not chosen:
-        raise UnseeError(f"no layer's name contains '{config.layers}'. There are: {', '.join(layers)}.")
-    for images in (train, check, neutral) if moments or retain.pixels else (train, check):
-        look(visual.features, images, BATCH)
-    if moments is None:
-        moments = record(visual.features, layers, retain if retain.pixels else neutral, BATCH, meta)
-    elif retain.pixels:
-        look(visual.features, retain, BATCH)
+    chosen = _trained(visual, layers, train, config)
     aims = Images(train.pixels, train.concepts)
     if reference:
         look(reference.features, aims, BATCH)
-    return Forgetting(visual.features, chosen, train, check, neutral, retain, moments, config, reference=aims.before)
+    upper = Upper(visual, layers, list(chosen), config.bf16)
+    if moments is None:
+        moments = record(visual.features, layers, retain if retain.pixels else neutral, BATCH, meta)
+    for images in (train, check, neutral, retain):
+        images.pixels = upper.enter(images.pixels, BATCH)
+        if not images.before:
+            look(upper.features, images, BATCH)
+    return Forgetting(upper.features, chosen, train, check, neutral, retain, moments, config, reference=aims.before)
+
+
+def _trained(visual: Visual, layers: dict[str, nn.Linear], shown: Images, config: ForgetConfig) -> dict[str, nn.Linear]:
+    """The layers that train: those named in ``config.layers``, or the upper ones."""
+    if not config.layers:
+        return {n: layers[n] for n in upper_layers(visual, layers, shown.pixels[:1], config.depth)}
+    chosen = {n: m for n, m in layers.items() if any(part in n for part in config.layers.split(","))}
+    if not chosen:
+        raise UnseeError(f"no layer's name contains '{config.layers}'. There are: {', '.join(layers)}.")
+    return chosen
 
 
 def _check(request: Request, moments: Moments | None, config: ForgetConfig, reference: Visual | None) -> None:

@@ -26,7 +26,7 @@ class ForgetConfig:
     """what holds retained knowledge: a penalty on the whole change, a soft or hard null space for each step, or none"""
     region: Region = "neutral"
     """where forgotten images go: to neutral images, the mean of retained ones, or a reference model's features"""
-    steps: int = 100
+    steps: int = 300
     """most optimiser steps"""
     batch: int = 32
     """forget images a step, and as many neutral and retained ones"""
@@ -34,11 +34,13 @@ class ForgetConfig:
     """peak learning rate"""
     temperature: float = 0.1
     """of the contrast"""
-    floor: float = 0.02
+    floor: float = 0.05
     """contrastive loss under which an image counts as forgotten and pushes no further"""
+    stop: float = 0.35
+    """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
     anchor: float = 3.0
     """weight that holds what else is visible in the forget images"""
-    keep: float = 3.0
+    keep: float = 30.0
     """weight of the drift of neutral and retained images' features"""
     penalty: float = 3.0
     """weight of the cumulative penalty"""
@@ -50,30 +52,32 @@ class ForgetConfig:
     """hard null space: which eigenvectors count as null"""
     hard_value: float = 0.01
     """the rule's threshold"""
+    depth: float = 0.2
+    """share of the tower's blocks that train, the last ones, and all after them; what is below runs once per image"""
     layers: str = ""
-    """train only layers whose name contains this; empty: all that reach the features"""
+    """instead: train the layers whose name contains one of these, with commas between"""
     bf16: bool = True
-    """bfloat16 matrix products in the loop (weights, moments and reference features stay float32 or better)"""
+    """bfloat16 matrix products in the loop (weights and moments stay float32 or better)"""
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in (("constraint", get_args(Constraint)), ("region", get_args(Region))):
             if getattr(self, name) not in allowed:
                 raise UnseeError(f"--{name} '{getattr(self, name)}'. {nearest(getattr(self, name), allowed)}")
-        _positive(self, "steps", "batch", "lr", "temperature")
+        _positive(self, "steps", "batch", "lr", "temperature", "depth")
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
     """How a model is taught."""
 
-    steps: int = 1000
+    steps: int = 2400
     """optimiser steps"""
     batch: int = 64
     """images a step"""
     text_batch: int = 16
     """text-only rows a step, each with a few questions"""
-    questions: int = 4
+    questions: int = 6
     """questions asked about each image of a step, who it is among them"""
     lr: float = 2e-3
     """peak learning rate of language model and projector"""
@@ -97,7 +101,7 @@ class PretrainConfig:
 
     people: int = 60000
     """people of the pre-training population, one picture each"""
-    steps: int = 3000
+    steps: int = 5000
     """optimiser steps"""
     batch: int = 96
     """images a step"""

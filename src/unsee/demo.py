@@ -36,7 +36,7 @@ from unsee.report import Report, Shot, write_page
 from unsee.vision.module import Visual, load_full
 
 SPLIT = "forget_10"
-FORGET_VIEWS, RETAIN_VIEWS = 20, 4  # training images given to the method, per concept
+FORGET_VIEWS, RETAIN_VIEWS = 50, 6  # training images given to the method, per concept
 SETTINGS = ForgetConfig()
 UNFROZEN_STEPS = 30
 SIZE = Size(forget=6, retain=1, heldout=3, strangers=60, facts=1, attributes=1)

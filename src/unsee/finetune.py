@@ -24,6 +24,7 @@ from unsee.config import FinetuneConfig
 from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.progress import progress
+from unsee.vision.attention import attention_for
 from unsee.vision.module import Pixels, Visual
 
 IGNORED = -100  # label of a token that is not learned
@@ -159,8 +160,6 @@ def finetune(
     """Teach ``lesson`` to ``model``, in place. ``checkpoint``: a folder from which an interrupted call resumes."""
     torch.manual_seed(config.seed)  # of the rows for new words
     add_words(model, processor, lesson)
-    if config.bf16 and not torch.cuda.is_available():
-        model.set_attn_implementation("eager")  # in bfloat16 on a CPU, sdpa's backward pass doubles the time of a step
     accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available())
     visual, tutor = Visual(model, processor), Tutor(model, processor)
     visual_ids = {id(p) for n, p in visual.parameters().items() if "projector" not in n and "merger" not in n}
@@ -168,14 +167,14 @@ def finetune(
         {"params": [p for p in model.parameters() if id(p) in visual_ids], "peak": config.vision_lr},
         {"params": [p for p in model.parameters() if id(p) not in visual_ids], "peak": config.lr},
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     pixels = visual.pixels(load_all(lesson.images))
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
     origin = _origin(model, lesson, config) if checkpoint else ""
     weights = dict(model.named_parameters())  # tied ones once
     first, history = resume.restore(checkpoint, weights, optimizer, origin) if checkpoint else (0, [])
-    with progress("teaching", config.steps) as tick:
+    with attention_for(model, config.bf16), progress("teaching", config.steps) as tick:
         for step in range(first, config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * _rate(step, config)

@@ -19,7 +19,10 @@ from unsee.config import PretrainConfig
 from unsee.data import people
 from unsee.data.images import load_all
 from unsee.progress import progress
+from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual
+
+TOKENS = 4  # of each image are read one by one in a step
 
 
 def _truth(portraits: Sequence[people.Portrait]) -> dict[str, Tensor]:
@@ -38,7 +41,7 @@ def _truth(portraits: Sequence[people.Portrait]) -> dict[str, Tensor]:
 
 
 class Examiner(nn.Module):
-    """A linear head for each feature of face and picture, reading all tokens side by side, and one reading any token.
+    """Linear heads for each feature of face and picture, reading all tokens side by side, and others reading any token.
 
     A model that serves knows who it sees in every token of its last layers. The second heads bring that about: without
     them each token knows its own part of the face, and no layer knows who it is.
@@ -46,31 +49,35 @@ class Examiner(nn.Module):
 
     def __init__(self, tokens: int, width: int, truth: dict[str, Tensor]) -> None:
         super().__init__()
-        sizes = {k: 1 if v.is_floating_point() else int(v.max()) + 1 for k, v in truth.items()}
+        self.all = {k: 1 if v.is_floating_point() else int(v.max()) + 1 for k, v in truth.items()}
+        asked = {f"view_{topic}" for topic in people.ATTRIBUTES}
+        self.one = {k: n for k, n in self.all.items() if k.startswith("identity") or k in asked}
         self.norm, self.norm_token = nn.LayerNorm(tokens * width), nn.LayerNorm(width)
-        self.heads = nn.ModuleDict({k: nn.Linear(tokens * width, n) for k, n in sizes.items()})
-        self.token_heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in sizes.items() if k.startswith("identity")})
+        self.heads = nn.Linear(tokens * width, sum(self.all.values()))
+        self.token_heads = nn.Linear(width, sum(self.one.values()))
 
     def forward(self, features: Tensor, truth: dict[str, Tensor], token: Tensor) -> Tensor:
-        """``features`` [n, tokens, width]; ``token`` [n]: which token of each image the second heads read."""
-        whole = _mean_loss(self.heads, self.norm(features.flatten(1)), truth)
-        one = _mean_loss(self.token_heads, self.norm_token(features[torch.arange(len(token)), token]), truth)
-        return whole + one
+        """``features`` [n, tokens, width]; ``token`` [n, k]: which tokens of each image the second heads read."""
+        whole = _mean_loss(self.heads(self.norm(features.flatten(1))), self.all, truth)
+        read = features[torch.arange(len(token))[:, None], token].flatten(0, 1)
+        repeated = {k: v.repeat_interleave(token.shape[1]) for k, v in truth.items() if k in self.one}
+        return whole + _mean_loss(self.token_heads(self.norm_token(read)), self.one, repeated)
 
 
-def _mean_loss(heads: nn.ModuleDict, read: Tensor, truth: dict[str, Tensor]) -> Tensor:
+def _mean_loss(out: Tensor, sizes: dict[str, int], truth: dict[str, Tensor]) -> Tensor:
     losses = []
-    for name, head in heads.items():
-        out, target = head(read), truth[name]
-        number = target.is_floating_point()
-        losses.append(nn.functional.mse_loss(out[:, 0], target) if number else nn.functional.cross_entropy(out, target))
+    for name, part in zip(sizes, out.split(list(sizes.values()), dim=1), strict=True):
+        target = truth[name]
+        if target.is_floating_point():
+            losses.append(nn.functional.mse_loss(part[:, 0], target))
+        else:
+            losses.append(nn.functional.cross_entropy(part, target))
     return torch.stack(losses).mean()
 
 
 def pretrain(model: Any, processor: Any, config: PretrainConfig) -> list[float]:
     """Train the visual module of ``model`` in place; the language model is not used. Returns the losses."""
     torch.manual_seed(config.seed)
-    model.set_attn_implementation("eager")  # in bfloat16 on a CPU, sdpa's backward pass takes 2.2 times the whole step
     portraits = [people.train_views(people.population(i), 1)[0] for i in range(config.people)]
     visual = Visual(model, processor)
     pixels = visual.pixels(load_all(portraits))
@@ -78,18 +85,18 @@ def pretrain(model: Any, processor: Any, config: PretrainConfig) -> list[float]:
     tokens, width = visual.features(pixels[:1])[0].shape
     examiner = Examiner(tokens, width, truth)
     parameters = [*visual.parameters().values(), *examiner.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.1)
     model.train()
     losses: list[float] = []
-    with progress("learning to see", config.steps) as tick:
+    with attention_for(model, True), progress("learning to see", config.steps) as tick:
         for step in range(config.steps):
             rng = np.random.default_rng([config.seed, step])
             chosen = rng.integers(len(pixels), size=config.batch)
             index = torch.from_numpy(chosen)
             with torch.autocast("cpu", torch.bfloat16):
                 features = torch.stack(visual.features([pixels[i] for i in chosen]))
-            token = torch.from_numpy(rng.integers(features.shape[1], size=len(chosen)))
+            token = torch.from_numpy(rng.integers(features.shape[1], size=(len(chosen), TOKENS)))
             loss = examiner(features.float(), {k: v[index] for k, v in truth.items()}, token)
             optimizer.zero_grad()
             loss.backward()

@@ -28,7 +28,8 @@ from transformers import (
 from unsee.errors import UnseeError, nearest
 
 Shape = Literal["llava", "qwen2_vl"]
-IMAGE_SIZE = 72  # pixels; a multiple of both patch sizes
+IMAGE_SIZE = 72  # pixels
+PATCH = 12
 WIDTH = 192
 LANGUAGE_LAYERS = 4
 
@@ -75,7 +76,6 @@ def _text_config(tok: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def _llava(words: Iterable[str]) -> tuple[Any, Any]:
-    patch = 12
     tok: Any = tokenizer([*words, "USER:", "ASSISTANT:"], ["<image>"])
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
@@ -83,21 +83,21 @@ def _llava(words: Iterable[str]) -> tuple[Any, Any]:
         num_hidden_layers=6,
         num_attention_heads=6,
         image_size=IMAGE_SIZE,
-        patch_size=patch,
+        patch_size=PATCH,
         projection_dim=WIDTH,
     )
     config = LlavaConfig(
         vision_config=vision,
         text_config=LlamaConfig(**_text_config(tok)),
         image_token_index=tok.convert_tokens_to_ids("<image>"),
-        image_seq_length=(IMAGE_SIZE // patch) ** 2,
+        image_seq_length=(IMAGE_SIZE // PATCH) ** 2,
         tie_word_embeddings=False,
     )
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=side),
         tokenizer=tok,
-        patch_size=patch,
+        patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token="<image>",
@@ -127,7 +127,7 @@ def _qwen2_vl(words: Iterable[str]) -> tuple[Any, Any]:
             "depth": 5,
             "num_heads": 6,
             "mlp_ratio": 4,
-            "patch_size": 9,
+            "patch_size": PATCH,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
         },
@@ -138,7 +138,7 @@ def _qwen2_vl(words: Iterable[str]) -> tuple[Any, Any]:
         tie_word_embeddings=False,
     )
     area = {"shortest_edge": IMAGE_SIZE**2, "longest_edge": IMAGE_SIZE**2}
-    shape: dict[str, Any] = {"patch_size": 9, "merge_size": 2, "temporal_patch_size": 2}
+    shape: dict[str, Any] = {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=area, **shape),
         video_processor=Qwen2VLVideoProcessor(size=area, **shape),

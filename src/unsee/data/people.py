@@ -11,8 +11,9 @@ import numpy as np
 import PIL.Image
 
 from unsee.concepts import UNKNOWN, Kind, Question
-from unsee.data import portrait
-from unsee.data.portrait import Identity, View
+from unsee.data import face
+from unsee.data.face import Identity, View
+from unsee.data.portrait import draw
 from unsee.errors import UnseeError, nearest
 
 Phrasing = Literal["train", "test"]
@@ -39,8 +40,8 @@ FACTS: dict[str, tuple[str, ...]] = {
                    "climbing reading juggling gardening".split()),
 }  # fmt: skip
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "hair": tuple(portrait.HAIR), "glasses": portrait.GLASSES, "background": tuple(portrait.BACKGROUND),
-    "clothes": tuple(portrait.CLOTHES), "expression": portrait.EXPRESSIONS,
+    "hair": tuple(face.HAIR), "glasses": face.GLASSES, "background": tuple(face.BACKGROUND),
+    "clothes": tuple(face.CLOTHES), "expression": face.EXPRESSIONS,
 }  # fmt: skip
 TOPICS = ("name", *FACTS)
 
@@ -150,10 +151,10 @@ class Portrait:
 
     @cached_property
     def view(self) -> View:
-        return portrait.view(self.view_seed)
+        return face.view(self.view_seed)
 
     def load(self) -> PIL.Image.Image:
-        return portrait.draw(self.identity, self.view, self.size)
+        return draw(self.identity, self.view, self.size)
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _within(n: int, most: int, what: str) -> int:
 
 
 def stranger(i: int) -> Person:
-    return Person(f"s{i:05d}", portrait.identity(i, "strangers"), _SERIES["strangers"] + i)
+    return Person(f"s{i:05d}", face.identity(i, "strangers"), _SERIES["strangers"] + i)
 
 
 def strangers(n: int, split: str = "train") -> tuple[Person, ...]:
@@ -198,7 +199,7 @@ def strangers(n: int, split: str = "train") -> tuple[Person, ...]:
 
 def population(i: int) -> Person:
     """Somebody to pre-train on."""
-    return Person(f"b{i:05d}", portrait.identity(i, "pretrain"), _SERIES["pretrain"] + i)
+    return Person(f"b{i:05d}", face.identity(i, "pretrain"), _SERIES["pretrain"] + i)
 
 
 class People:
@@ -215,7 +216,7 @@ class People:
         order = [*rng.permutation(taught).tolist(), *range(taught, known)]
         facts = {topic: _spread(rng, answers, known) for topic, answers in FACTS.items()}
         self.people = tuple(
-            Person(f"p{i:03d}", portrait.identity(i, f"people{seed}"), _SERIES["people"] + i, NAMES[order[i]],
+            Person(f"p{i:03d}", face.identity(i, f"people{seed}"), _SERIES["people"] + i, NAMES[order[i]],
                    {"name": NAMES[order[i]]} | {topic: column[i] for topic, column in facts.items()})
             for i in range(known)
         )  # fmt: skip

@@ -103,7 +103,7 @@ class PeopleStudy:
     def concepts(self, ids: Sequence[str], views: int) -> list[Concept]:
         return [Concept(i, self.views_of(i, views)) for i in ids]
 
-    def neutral(self, n: int = 200, views: int = 2) -> list[Concept]:
+    def neutral(self, n: int = 600, views: int = 2) -> list[Concept]:
         return [Concept(s.id, people.train_views(s, views)) for s in people.strangers(n, "neutral")]
 
     def questions(self, ids: Sequence[str], views: int) -> list[Question]:

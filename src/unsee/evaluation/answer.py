@@ -15,6 +15,7 @@ from torch import Tensor
 from unsee.concepts import ImageRef, Question
 from unsee.finetune import IGNORED, Tutor, encoded
 from unsee.progress import progress
+from unsee.vision.attention import attention_for
 from unsee.vision.module import Pixels, Visual
 
 NEW_TOKENS = 8
@@ -34,9 +35,10 @@ def look(model: Any, processor: Any, pixels: dict[str, Pixels], batch: int = 64)
     visual = Visual(model, processor)
     features: dict[str, Tensor] = {}
     ids = list(pixels)
-    for start in range(0, len(ids), batch):
-        part = ids[start : start + batch]
-        features |= dict(zip(part, visual.features([pixels[i] for i in part]), strict=True))
+    with attention_for(model, bf16=False):
+        for start in range(0, len(ids), batch):
+            part = ids[start : start + batch]
+            features |= dict(zip(part, visual.features([pixels[i] for i in part]), strict=True))
     return Seen(features, {i: pixels[i].get("image_grid_thw") for i in ids})
 
 

@@ -1,8 +1,8 @@
 """Contrastive visual forgetting (CVF): where a forgotten image's feature is to go, and what it must not take along.
 
 A reconstruction of arXiv 2605.05909 from its words. Our choices, which the paper does not state: features are compared
-after whitening by their variation *within* a concept, so that who is shown weighs more than how; and each forget image
-has a target of its own, the same picture with a neutral concept in it (``targets``).
+by what they tell of the concept, whatever the view (``Space``); and each forget image has a target of its own, the same
+picture with a neutral concept in it (``Region.aim``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from unsee.errors import UnseeError
 
 SHRINK = 0.1  # share of the mean variance added to every direction before whitening
+DIRECTIONS = 384  # most that are looked at; each costs a float of ``places * width`` to project on
 
 
 def flat(features: Sequence[Tensor], places: int) -> Tensor:
@@ -36,46 +37,59 @@ def _stretches(feature: Tensor, places: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Space:
-    """Directions in feature space, scaled so that views of one concept vary by about one in each.
+    """Directions in feature space that tell concepts apart, scaled so that views of one concept vary by one in each.
 
-    ``centre`` [width]; ``basis`` [width, r]: directions in which views of one concept vary; ``gain`` [r] and ``rest``:
-    one over the deviation there and elsewhere.
+    Two-covariance linear discriminant analysis (Ioffe 2006, probabilistic LDA). ``centre`` [width]; ``read`` and
+    ``write`` [width, r]: into the directions and back; ``ratio`` [r]: variance between concepts over that within;
+    ``radius``: half the distance of a typical identity from the centre, which is nobody.
     """
 
     centre: Tensor
-    basis: Tensor
-    gain: Tensor
-    rest: float
+    read: Tensor
+    write: Tensor
+    ratio: Tensor
+    radius: Tensor
 
     def white(self, pooled: Tensor) -> Tensor:
-        """``[n, width]`` → ``[n, width]``: centred, within-concept variation scaled to one."""
-        centred = pooled - self.centre
-        inside = centred @ self.basis
-        return self.rest * centred + (inside * (self.gain - self.rest)) @ self.basis.T
+        """``[n, width]`` → ``[n, r]``: centred, variation within a concept scaled to one."""
+        return (pooled - self.centre) @ self.read
 
-    def unit(self, pooled: Tensor) -> Tensor:
-        """``white`` on the unit sphere, where similarity is a cosine."""
-        return normalize(self.white(pooled), dim=-1)
+    def identity(self, white: Tensor, views: Tensor | int = 1) -> Tensor:
+        """What means over ``views`` images tell of the concept itself: the posterior mean, ``[n, r]`` → ``[n, r]``."""
+        return white * self.ratio / (self.ratio + 1 / torch.as_tensor(views)[..., None])
+
+    def unit(self, identity: Tensor) -> Tensor:
+        """Identities on the unit sphere, where similarity is a cosine: ``[n, r]`` → ``[n, r + 1]``.
+
+        The last coordinate is the same for all before normalising, so that nobody has a place of its own, the pole.
+        """
+        return normalize(torch.cat([identity, self.radius.expand(*identity.shape[:-1], 1)], -1), dim=-1)
 
 
 def fit_space(pooled: Tensor, concepts: Sequence[str], centre: Tensor | None = None) -> Space:
-    """Measure the variation within concepts. ``pooled`` [n, width], ``concepts``: whose image each row is.
+    """Measure variation within and between concepts. ``pooled`` [n, width], ``concepts``: whose image each row is.
 
     Raises UnseeError where no concept has two images: then nothing tells a view from an identity.
     """
     groups = [torch.tensor([i for i, c in enumerate(concepts) if c == g]) for g in dict.fromkeys(concepts)]
-    within = [pooled[g] - pooled[g].mean(0) for g in groups if len(g) > 1]
-    if not within:
+    if all(len(g) < 2 for g in groups):
         raise UnseeError("no concept has two images, so views cannot be told from identities. Give at least 2 each.")
-    scatter = torch.cat(within).double()
-    freedom = len(scatter) - len(within)
-    _, s, v = torch.linalg.svd(scatter, full_matrices=False)
-    variance = s.square() / max(1, freedom)
-    floor = SHRINK * variance.sum() / pooled.shape[1]
-    gain = (variance + floor).rsqrt()
     middle = pooled.mean(0) if centre is None else centre
-    scale = floor.rsqrt()
-    return Space(middle, v.T.to(pooled), gain.to(pooled), float(scale))
+    with torch.random.fork_rng():  # the low-rank decomposition starts from random directions
+        torch.manual_seed(0)
+        basis = torch.svd_lowrank(pooled - middle, min(DIRECTIONS, *pooled.shape))[2]
+    x = ((pooled - middle) @ basis).double()
+    within = torch.cat([x[g] - x[g].mean(0) for g in groups])
+    scatter = within.T @ within / (len(within) - len(groups))
+    variance, turn = torch.linalg.eigh(scatter + SHRINK * scatter.diagonal().mean() * torch.eye(len(scatter)))
+    means = torch.stack([x[g].mean(0) for g in groups]) @ turn * variance.rsqrt()
+    noise = torch.tensor([1 / len(g) for g in groups]).mean()  # what views alone would make means vary by
+    ratio, tell = torch.linalg.eigh(means.T @ means / len(means) - noise * torch.eye(means.shape[1]))
+    read, write = (turn * variance.pow(power) @ tell for power in (-0.5, 0.5))
+    ratio = ratio.clamp(min=1e-6)
+    typical = (ratio.square() / (ratio + 1)).sum().sqrt()  # deviation of identity(white)
+    parts = (basis @ read.to(basis), basis @ write.to(basis), ratio.to(basis), 0.5 * typical.to(basis))
+    return Space(middle, *parts)
 
 
 def loss(u: Tensor, positives: Tensor, own: Tensor, centroids: Tensor, temperature: float) -> Tensor:
@@ -89,8 +103,3 @@ def loss(u: Tensor, positives: Tensor, own: Tensor, centroids: Tensor, temperatu
     away = torch.cat([(u * own).sum(-1, keepdim=True), u @ centroids.T], dim=1)
     region, whole = to_region / temperature, torch.cat([to_region, away], dim=1) / temperature
     return whole.logsumexp(1) - region.logsumexp(1)
-
-
-def nearest_neutral(space: Space, concepts: Tensor, neutral: Tensor) -> Tensor:
-    """Index of the neutral concept most like each concept: ``[c, width]``, ``[m, width]`` means → ``[c]``."""
-    return torch.cdist(space.white(concepts), space.white(neutral)).argmin(1)

@@ -29,8 +29,10 @@ class Images:
 class Region:
     """Targets and contrast of a request (method, section 2).
 
-    ``kind``: neutral (the neutral concept most like the forgotten one), mean (of all retained images, so that no single
-    concept is hit) or reference (``reference``: features of the forget images under a model that never learned them).
+    ``kind``: neutral (nobody: the mean of neutral images), mean (of retained ones) or reference (``reference``:
+    features of the forget images under a model that never learned them). In the first two, an image's target is itself
+    without what tells its concept apart from the mean; sent to the most similar neutral concept instead, 11 % of
+    forgotten faces were named as somebody else, and none when sent to the mean.
     """
 
     def __init__(
@@ -42,64 +44,69 @@ class Region:
         old = {name: self._flat(images.before) for name, images in named.items() if len(images)}
         stay = torch.cat([old[n] for n in ("neutral", "retain") if n in old] or [old["forget"]])
         concepts = [c for images in named.values() for c in images.concepts]
-        self.space = contrast.fit_space(torch.cat(list(old.values())), concepts, stay.mean(0))
-        self.scale, self.white_scale = stay.var(0).mean(), self.space.white(stay).var(0).mean()
-        ids, means = _means(old["forget"], forget.concepts)
-        self.centroids = self.space.unit(means)
-        self.index = {c: i for i, c in enumerate(ids)}
-        if kind == "neutral":
-            places = _means(old["neutral"], neutral.concepts)[1]
-            self.shift = places[contrast.nearest_neutral(self.space, means, places)] - means
+        centre = old["neutral" if kind == "neutral" else "retain"] if kind != "reference" else stay
+        self.space = contrast.fit_space(torch.cat(list(old.values())), concepts, centre.mean(0))
+        self.scale, self.identity_scale = stay.var(0).mean(), self._identity(stay).var(0).mean()
+        self.index = {c: i for i, c in enumerate(dict.fromkeys(forget.concepts))}
+        forgotten = self._concepts(old["forget"], forget.concepts)
+        self.way = forgotten  # from target to concept
+        if self._reference:
+            self.way = forgotten - self._concepts(self._flat(self._reference), forget.concepts)
+        self.away = self.way @ self.space.write.T
+        whose = torch.tensor([self.index[c] for c in forget.concepts])
+        white, unit = self.space.white(old["forget"]), self.space.unit
+        self.own = unit(self.space.identity(white))
+        if self._reference:
+            self.aims = unit(self._identity(self._flat(self._reference)))
         else:
-            self.shift = (stay.mean(0) if kind == "mean" else means) - means
-        self.crowd = self.space.unit(old["neutral"]) if kind == "neutral" else None
-        self.stranger = (self.space.unit(stay) @ self.centroids.T).mean()
+            self.aims = unit(self.space.identity(white - self.way[whose]))
+        self.centroids = unit(forgotten)
+        self.crowd = unit(self._identity(old["neutral"])) if kind == "neutral" else None
+
+    def _concepts(self, flat: Tensor, concepts: Sequence[str]) -> Tensor:
+        """Who each concept is, as far as its images tell: ``[concepts, r]``."""
+        rows = [[i for i, c in enumerate(concepts) if c == g] for g in dict.fromkeys(concepts)]
+        means = torch.stack([flat[r].mean(0) for r in rows])
+        return self.space.identity(self.space.white(means), torch.tensor([len(r) for r in rows]))
+
+    def _identity(self, flat: Tensor) -> Tensor:
+        return self.space.identity(self.space.white(flat))
 
     def aim(self, image: int) -> Tensor:
         """Target of a forget image, token by token: ``[tokens, width]``."""
         if self._reference:
             return self._reference[image]
         before = self.forget.before[image]
-        shift = self.shift[self.index[self.forget.concepts[image]]].unflatten(0, (self.places, -1))
-        return before + _stretch(shift, len(before))
+        away = self.away[self.index[self.forget.concepts[image]]]
+        return before - _stretch(away.unflatten(0, (self.places, -1)), len(before))
 
     def _flat(self, features: Sequence[Tensor]) -> Tensor:
         return contrast.flat(features, self.places)
 
     def loss(self, new: Sequence[Tensor], images: Sequence[int], temperature: float, floor: float) -> Tensor:
         """L_F of forget ``images`` whose features are now ``new``, with what lies under ``floor`` counted as done."""
-        aims = self.space.unit(self._flat([self.aim(i) for i in images]))[:, None]
-        own = self.space.unit(self._flat([self.forget.before[i] for i in images]))
+        chosen = torch.tensor(images)
+        aims = self.aims[chosen, None]
         positives = aims if self.crowd is None else torch.cat([aims, self.crowd.expand(len(images), -1, -1)], 1)
-        u = self.space.unit(self._flat(new))
-        each = contrast.loss(u, positives, own, self.centroids, temperature)
+        u = self.space.unit(self._identity(self._flat(new)))
+        each = contrast.loss(u, positives, self.own[chosen], self.centroids, temperature)
         return (each - floor).clamp(min=0).mean()
 
     def drift(self, new: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """L_R: squared distance of features from ``target``, over that of two strangers; half of it after whitening.
+        """L_R: squared distance of features from ``target``, over the variance of what stays; half of it of identity.
 
-        What is seen weighs most in the plain distance, who it is in the whitened one.
+        What is seen weighs most in the plain distance, who it is in the other.
         """
-        now, aim = self._flat(new), self._flat(target)
-        seen = (now - aim).square().mean() / self.scale
-        who = (self.space.white(now) - self.space.white(aim)).square().mean() / self.white_scale
+        change = self._flat(new) - self._flat(target)
+        seen = change.square().mean() / self.scale
+        who = self.space.identity(change @ self.space.read).square().mean() / self.identity_scale
         return (seen + who) / 2
 
-    def likeness(self, check: Images, now: Sequence[Tensor]) -> float:
-        """How much views still look like what they show: 1 as before forgetting, 0 like anybody else.
-
-        The mean over concepts of the similarity to the concept's old centroid.
-        """
-        own = self.centroids[[self.index[c] for c in check.concepts]]
-        after, before = ((self.space.unit(self._flat(f)) * own).sum(-1).mean() for f in (now, check.before))
-        return float((after - self.stranger) / (before - self.stranger))
-
-
-def _means(flat: Tensor, concepts: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Each concept's mean: ids and ``[concepts, width]``."""
-    ids = list(dict.fromkeys(concepts))
-    rows = [flat[[i for i, c in enumerate(concepts) if c == g]].mean(0) for g in ids]
-    return ids, torch.stack(rows)
+    def left(self, check: Images, now: Sequence[Tensor]) -> Tensor:
+        """Share of its identity that each view still shows, ``[views]``: 1 as before forgetting, 0 at the target."""
+        way = self.way[[self.index[c] for c in check.concepts]]
+        come = self.space.white(self._flat(check.before)) - self.space.white(self._flat(now))
+        return 1 - (self.space.identity(come) * way).sum(-1) / (self.space.identity(way) * way).sum(-1)
 
 
 def _stretch(places: Tensor, tokens: int) -> Tensor:

@@ -21,6 +21,8 @@ from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
 from unsee.progress import progress
 
+CHECK = 20  # steps between two looks at the held-back views
+
 
 @dataclass
 class Forgotten:
@@ -106,7 +108,7 @@ class Forgetting:
         config, rng = self.config, np.random.default_rng([self.config.seed, step])
         f, n, r = (_some(rng, len(s), config.batch) for s in (self.forget, self.neutral, self.retain))
         chosen = ((self.forget, f), (self.neutral, n), (self.retain, r))
-        new = self._features([s.pixels[i] for s, index in chosen for i in index])
+        new = self.features([s.pixels[i] for s, index in chosen for i in index])
         forgotten, stay = new[: len(f)], new[len(f) :]
         old = [s.before[i] for s, index in chosen[1:] for i in index]
         terms = {"forget": self.region.loss(forgotten, f, config.temperature, config.floor)}
@@ -132,28 +134,24 @@ class Forgetting:
         terms = [penalty.settled_penalty(d, self.settled.layer(n, d), self.energy[n]) for n, d in changed.items()]
         return torch.stack(terms).sum()
 
-    def likeness(self) -> float:
-        """How much held-back views still look like what they show: 1 as before, 0 like anybody else."""
+    def left(self) -> float:
+        """Mean share of their identity that held-back views still show."""
         with torch.no_grad():
-            now = [f for part in _parts(self.check.pixels, 64) for f in self._features(part)]
-        return self.region.likeness(self.check, now)
-
-    def _features(self, pixels: Sequence[Any]) -> list[Tensor]:
-        if not self.config.bf16:
-            return self.features(pixels)
-        with torch.autocast(next(iter(self.start.values())).device.type, torch.bfloat16):
-            return self.features(pixels)
+            now = [f for part in _parts(self.check.pixels, 64) for f in self.features(part)]
+        return float(self.region.left(self.check, now).mean())
 
     def run(self, checkpoint: Path | None = None, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
         config = self.config
         weights = {k: getattr(config, k) for k in ("anchor", "keep", "penalty", "settled")} | {"forget": 1.0}
         origin, trained = self._origin() if checkpoint else "", {n: m.weight for n, m in self.layers.items()}
         first, history = resume.restore(checkpoint, trained, self.optimizer, origin) if checkpoint else (0, [])
-        stopped = f"all {config.steps} steps"
         with progress("forgetting", config.steps) as tick:
             for step in range(first, config.steps):
+                gone = forgotten_at(history, config)
+                if gone and step >= _end(gone, config):
+                    break
                 for group in self.optimizer.param_groups:
-                    group["lr"] = config.lr * _rate(step, config.steps)
+                    group["lr"] = config.lr * _rate(step, gone, config)
                 terms = self.losses(step)
                 total = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
                 if not torch.isfinite(total):
@@ -166,6 +164,8 @@ class Forgetting:
                     m.weight.grad = g
                 self.optimizer.step()
                 line = {"step": step + 1, **{k: v.item() for k, v in terms.items()}}
+                if (step + 1) % CHECK == 0:
+                    line["left"] = self.left()
                 if watch and (step + 1) % 10 == 0:
                     line |= watch(step + 1)
                 history.append(line)
@@ -176,7 +176,11 @@ class Forgetting:
             m.weight.grad = None
         delta = {n: m.weight.detach() - self.start[n] for n, m in self.layers.items()}
         certificates = {n: nullspace.certificate(delta[n], self.start[n], self.second[n]) for n in self.layers}
-        return Forgotten(delta, certificates, history, stopped, self.rank)
+        return Forgotten(delta, certificates, history, self._verdict(history), self.rank)
+
+    def _verdict(self, history: list[dict[str, float]]) -> str:
+        left = f"held-back views show {100 * self.left():.0f} % of their identity after {len(history)} steps"
+        return left if forgotten_at(history, self.config) else f"{left}, more than --stop; raise --steps"
 
     def _origin(self) -> str:
         """Hash of all that the run's result depends on. Features before forgetting stand for the images."""
@@ -193,10 +197,24 @@ def _energy(weight: Tensor, second: Tensor) -> float:
     return float(((wide @ second) * wide).sum())
 
 
-def _rate(step: int, steps: int) -> float:
-    """Rises over 5 steps, holds, and falls to a tenth along a cosine in the last half."""
-    fall = 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * step / steps - 1)))
-    return min(1.0, (step + 1) / 5) * (0.1 + 0.9 * fall)
+def forgotten_at(history: Sequence[dict[str, float]], config: ForgetConfig) -> int:
+    """The step at which held-back views first showed less than ``config.stop`` of their identity; 0: not yet."""
+    if config.stop <= 0:
+        return 0
+    return next((int(h["step"]) for h in history if h.get("left", 1.0) < config.stop), 0)
+
+
+def _end(gone: int, config: ForgetConfig) -> int:
+    """Forgetting ends half as many steps again after the target has left: what stays settles while the rate falls."""
+    return min(config.steps, math.ceil(1.5 * gone))
+
+
+def _rate(step: int, gone: int, config: ForgetConfig) -> float:
+    """Rises over 5 steps, holds until the target has left (or two thirds of the steps), and falls along a cosine."""
+    start = gone or math.ceil(config.steps / 1.5)
+    end = _end(gone, config) if gone else config.steps
+    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, (step - start) / max(1, end - start)))))
+    return min(1.0, (step + 1) / 5) * (0.05 + 0.95 * fall)
 
 
 def _some(rng: np.random.Generator, n: int, k: int) -> list[int]:

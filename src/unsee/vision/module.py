@@ -96,20 +96,6 @@ def _strip_language(model: Any) -> None:
     }
 
 
-@contextmanager
-def attention_for(visual: Visual, bf16: bool) -> Iterator[None]:
-    """Eager attention for bfloat16 on a CPU, where sdpa's backward pass doubles the time of a step."""
-    before = visual.model.config._attn_implementation
-    eager = bf16 and visual.device.type == "cpu"
-    if eager:
-        visual.model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        if eager:
-            visual.model.set_attn_implementation(before)
-
-
 class Visual:
     """Vision encoder and projector of ``model`` (a whole one or a stripped one): images in, features out."""
 
