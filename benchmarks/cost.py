@@ -2,8 +2,10 @@
 
     python benchmarks/cost.py --vanilla DIR --out results/cost.json
 
-Bare: the features of the same images in the same batches, with their backward pass, and one pass over
-every image without.
+Whole: from opened images to the patch (processor, altered copies, features before, moments, region, steps, checks of
+held-back views, certificates). Bare: every image once through the module, and each step's forward and backward pass
+with the same batches and the same layers training; once as the loop runs them (from the first trained block on), once
+through the whole module, as a loop without that would.
 """
 
 from __future__ import annotations
@@ -11,32 +13,58 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 
+import PIL.Image
 import torch
 from request import VIEWS, commit
 
 from unsee import api
-from unsee.concepts import Request
+from unsee.concepts import Concept
 from unsee.config import ForgetConfig
+from unsee.data.images import load_all
 from unsee.data.study import PeopleStudy
 from unsee.files import write_json
+from unsee.forgetting.region import Images
 from unsee.progress import say
+from unsee.vision.attention import attention_for
+from unsee.vision.blocks import Upper, upper_layers
 from unsee.vision.module import Visual, load_full
 
 
-def bare(job: api.Forgetting, steps: int) -> float:
-    """Seconds of the passes alone."""
-    config = job.config
+@dataclass(frozen=True)
+class Opened:
+    """An image already in memory: drawing the faces is no part of a request."""
+
+    id: str
+    image: PIL.Image.Image
+
+    def load(self) -> PIL.Image.Image:
+        return self.image
+
+
+def opened(concepts: list[Concept]) -> list[Concept]:
+    return [
+        Concept(c.id, tuple(Opened(r.id, i) for r, i in zip(c.images, load_all(c.images), strict=True)))
+        for c in concepts
+    ]
+
+
+def bare(visual: Visual, sets: list[Images], config: ForgetConfig, steps: int, upper: bool) -> float:
+    """Seconds of the passes alone. ``sets``: forget, neutral, retained and held-back images."""
+    layers = visual.linears(sets[0].pixels[:1])
+    trained = upper_layers(visual, layers, sets[0].pixels[:1], config.depth)
+    weights = [layers[n].weight for n in trained]
+    short = Upper(visual, layers, trained, config.bf16)
     started = time.perf_counter()
+    pixels = [short.enter(s.pixels, api.BATCH) if upper else s.pixels for s in sets]
     with torch.no_grad():
-        for images in (job.forget, job.check, job.neutral, job.retain):
-            for at in range(0, len(images), api.BATCH):
-                job.features(images.pixels[at : at + api.BATCH])
-    weights = [m.weight for m in job.layers.values()]
-    for _ in range(steps):
-        batch = [p for s in (job.forget, job.neutral, job.retain) for p in s.pixels[: config.batch]]
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            total = torch.stack([f.float().square().mean() for f in job.features(batch)]).sum()
+        for part in pixels:
+            for at in range(0, len(part), api.BATCH):
+                short.features(part[at : at + api.BATCH])
+    for step in range(steps):
+        batch = [p for part in pixels[:3] for p in [*part, *part][step % len(part) :][: config.batch]]
+        total = torch.stack([f.float().square().mean() for f in short.features(batch)]).sum()
         torch.autograd.grad(total, weights)
     return time.perf_counter() - started
 
@@ -46,25 +74,28 @@ def main() -> None:
     parser.add_argument("--vanilla", required=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", required=True)
-    args = parser.parse_args()
+    args, at = parser.parse_args(), commit()
     study, config = PeopleStudy(), ForgetConfig()
     forget_ids, retain_ids = study.split("forget_10")
-    request = Request(
-        study.concepts(forget_ids, VIEWS["forget"]), study.concepts(retain_ids, VIEWS["retain"]), study.neutral()
-    )
-    ratios = []
+    forget, retain = study.concepts(forget_ids, VIEWS["forget"]), study.concepts(retain_ids, VIEWS["retain"])
+    forget, retain, neutral = (opened(c) for c in (forget, retain, study.neutral()))
+    runs = []
     for _ in range(args.repeats):
         model, processor = load_full(args.vanilla)
         visual = Visual(model, processor)
-        opened = time.perf_counter()
-        job = api.prepare(visual, request, None, config)
-        done = job.run()
-        whole = time.perf_counter() - opened
-        passes = bare(job, len(done.history))
-        ratios.append(whole / passes)
-        say(f"whole request {whole:.1f} s, bare passes {passes:.1f} s, ratio {whole / passes:.2f}")
+        started = time.perf_counter()
+        done = api.forget(model, processor, forget=forget, retain=retain, neutral=neutral, config=config)
+        whole, steps = time.perf_counter() - started, len(done.history)
+        copies = api.copies(forget)
+        sets = [api.images_of(visual, c, n) for c, n in ((forget, copies), (neutral, 0), (retain, 0))]
+        with attention_for(model, config.bf16):
+            upper, through = (bare(visual, sets, config, steps, short) for short in (True, False))
+        runs.append({"whole": whole, "steps": steps, "ratio": whole / upper, "ratio_whole_module": whole / through})
+        say(
+            f"whole request {whole:.1f} s, bare passes {upper:.1f} s ({whole / upper:.2f}), {through:.1f} s whole module"
+        )
     command = "python benchmarks/cost.py " + " ".join(sys.argv[1:])
-    write_json(args.out, {"ratios": ratios, "command": command, "commit": commit()})
+    write_json(args.out, {"runs": runs, "command": command, "commit": at})
 
 
 if __name__ == "__main__":

@@ -105,11 +105,11 @@ def main() -> None:
     parser.add_argument("--config", default="{}", help="JSON of ForgetConfig fields that differ from the defaults")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    started = time.time()
+    started, at = time.time(), commit()
     found = run(args)
     found |= {
         "command": "python benchmarks/request.py " + " ".join(sys.argv[1:]),
-        "commit": commit(),
+        "commit": at,
         "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "seconds": time.time() - started,
     }

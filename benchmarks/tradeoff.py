@@ -2,7 +2,8 @@
 
     python benchmarks/tradeoff.py --study people --vanilla DIR --out results/tradeoff-people-llava.json
 
-Strength is the floor of the contrast: the lower, the further a forgotten image is pushed. Each point is one request.
+Strength is the floor of the contrast: the lower, the further a forgotten image is pushed. Each point is one request of
+as many steps, without the stop rule.
 """
 
 from __future__ import annotations
@@ -10,24 +11,22 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import get_args
 
-from request import SIZES, VIEWS, brief, commit, study_of
+from request import VIEWS, brief, commit, study_of
 
 from unsee import api
-from unsee.config import ForgetConfig
+from unsee.concepts import Request
+from unsee.config import Constraint, ForgetConfig
 from unsee.evaluation import tasks
 from unsee.files import write_json
 from unsee.progress import say
+from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual, load_full
 
-FLOORS = (1.0, 0.3, 0.1, 0.02)
-FORMS: dict[str, dict[str, Any]] = {
-    "none": {"constraint": "none"},
-    "hard": {"constraint": "hard"},
-    "soft": {"constraint": "soft"},
-    "cumulative": {"constraint": "cumulative"},
-}
+FLOORS = (2.0, 1.0, 0.5, 0.05)
+STEPS = 150
+SIZE = tasks.Size(forget=4, retain=1, heldout=2, strangers=50, facts=1, attributes=1)
 
 
 def main() -> None:
@@ -37,26 +36,30 @@ def main() -> None:
     parser.add_argument("--vanilla", required=True)
     parser.add_argument("--split", default="forget_10")
     parser.add_argument("--out", required=True)
-    args = parser.parse_args()
+    args, at = parser.parse_args(), commit()
     study = study_of(args)
     model, processor = load_full(args.vanilla)
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    exam = tasks.exam(Visual(model, processor), study, args.split, size=replace(SIZES[args.study], retain=1))
+    visual = Visual(model, processor)
+    exam = tasks.exam(visual, study, args.split, size=SIZE)
     forget_ids, retain_ids = study.split(args.split)
-    forget, retain = study.concepts(forget_ids, VIEWS["forget"]), study.concepts(retain_ids, VIEWS["retain"])
-    moments = api.statistics(model, processor, retain)
+    shown = (study.concepts(forget_ids, VIEWS["forget"]), study.concepts(retain_ids, VIEWS["retain"]), study.neutral())
+    base = replace(ForgetConfig(), steps=STEPS, stop=0.0)
     points = []
-    for given in ({"retain": retain}, {"statistics": moments}):
-        for form, changes in FORMS.items():
-            for floor in FLOORS:
-                config = replace(ForgetConfig(), floor=floor, **changes)
-                api.forget(model, processor, forget=forget, neutral=study.neutral(), config=config, **given)
-                metrics = tasks.metrics(tasks.sit(model, processor, exam, probabilities=False))
-                model.load_state_dict(state)
-                points.append({"form": form, "mode": next(iter(given)), "floor": floor, "metrics": metrics})
-                say(f"{form} {next(iter(given))} floor {floor}: {brief(metrics)}")
+    with attention_for(model, base.bf16):
+        job = api.prepare(visual, Request(*shown), None, base)
+        for retain in (True, False):
+            for form in get_args(Constraint):
+                for floor in FLOORS:
+                    config = replace(base, floor=floor, constraint=form)
+                    job.variant(config, retain).run()
+                    metrics = tasks.metrics(tasks.sit(model, processor, exam, probabilities=False))
+                    model.load_state_dict(state)
+                    mode = "retain" if retain else "statistics"
+                    points.append({"form": form, "mode": mode, "floor": floor, "metrics": metrics})
+                    say(f"{form} {mode} floor {floor}: {brief(metrics)}")
     command = "python benchmarks/tradeoff.py " + " ".join(sys.argv[1:])
-    write_json(args.out, {"points": points, "command": command, "commit": commit()})
+    write_json(args.out, {"points": points, "command": command, "commit": at})
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def forget(
         ready = time.perf_counter()
         done = job.run(checkpoint, watch)
     cost = {"prepare_seconds": ready - started, "loop_seconds": time.perf_counter() - ready}
-    patch = make_patch(visual, job, config, request)
+    patch = make_patch(job, config, [c.id for c in request.forget])
     return Result(**vars(done), moments=job.moments, patch=patch, cost=cost)
 
 
@@ -110,9 +110,9 @@ def prepare(
             "Make them again from the retained images: unsee statistics --model … --images …"
         )
     learn, held = zip(*(_hold_back(c) for c in request.forget), strict=True)
-    copies = max(1, min(COPIES, VIEWS // min(len(c.images) for c in request.forget) - 1))
-    train = images_of(visual, learn, copies, config.seed)
-    check = images_of(visual, held, copies, config.seed + 1)
+    altered = copies(request.forget)
+    train = images_of(visual, learn, altered, config.seed)
+    check = images_of(visual, held, altered, config.seed + 1)
     neutral, retain = images_of(visual, request.neutral), images_of(visual, request.retain)
     layers = visual.linears(train.pixels[:1])
     chosen = _trained(visual, layers, train, config)
@@ -169,6 +169,11 @@ def check_finite(visual: Visual) -> None:
         )
 
 
+def copies(concepts: Sequence[Concept]) -> int:
+    """How many altered copies of each image make up for few views."""
+    return max(1, min(COPIES, VIEWS // min(len(c.images) for c in concepts) - 1))
+
+
 def _hold_back(concept: Concept) -> tuple[Concept, Concept]:
     n = max(1, round(HELD_BACK * len(concept.images)))
     return Concept(concept.id, concept.images[:-n]), Concept(concept.id, concept.images[-n:])
@@ -195,9 +200,9 @@ def augment(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image
     return ImageEnhance.Contrast(lit).enhance(rng.uniform(0.85, 1.15))
 
 
-def make_patch(visual: Visual, job: Forgetting, config: ForgetConfig, request: Request) -> Patch:
+def make_patch(job: Forgetting, config: ForgetConfig, forgotten: Sequence[str]) -> Patch:
     tensors = {f"{n}.weight": m.weight.detach().clone() for n, m in job.layers.items()}
     base = {f"{n}.weight": tensor_hash(w) for n, w in job.start.items()}
-    info = {"method": "cvf", "config": asdict(config), "forgotten": [c.id for c in request.forget]}
+    info = {"method": "cvf", "config": asdict(config), "forgotten": list(forgotten)}
     changed = {n: t for n, t in tensors.items() if tensor_hash(t) != base[n]}
     return Patch(changed, {n: base[n] for n in changed}, info)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import unsee
 from unsee import api
-from unsee.concepts import UNKNOWN, Question
+from unsee.concepts import UNKNOWN, Question, Request
 from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data import people
 from unsee.data.study import Lesson, PeopleStudy
@@ -29,11 +29,14 @@ from unsee.evaluation.tasks import Exam, Item, Size
 from unsee.files import new_folder, refuse_existing, write_json
 from unsee.finetune import finetune
 from unsee.forgetting import nullspace
-from unsee.forgetting.contrast import flat
-from unsee.forgetting.run import record
+from unsee.forgetting.contrast import fit_space, flat
+from unsee.forgetting.moments import Moments
+from unsee.forgetting.run import Forgetting, Forgotten, record
 from unsee.progress import say
 from unsee.report import Report, Shot, write_page
+from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual, load_full
+from unsee.vision.patch import Patch
 
 SPLIT = "forget_10"
 FORGET_VIEWS, RETAIN_VIEWS = 50, 6  # training images given to the method, per concept
@@ -55,6 +58,23 @@ class Sitting:
     metrics: dict[str, Share]
     seconds: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that the demo measured."""
+
+    vanilla: Sitting
+    gold: Sitting
+    ours: Sitting
+    ablations: dict[str, Sitting]
+    result: Forgotten
+    patch: Patch
+    moments: Moments
+    same: bool
+    layers: list[dict[str, Any]]
+    space: dict[str, dict[str, Any]]
+    cost: dict[str, float]
 
 
 class Demo:
@@ -84,18 +104,18 @@ class Demo:
         finally:
             self.model.load_state_dict(self.vanilla)
 
-    def ours(self, watch: Callable[[int], dict[str, float]] | None = None, **changes: Any) -> api.Result:
-        statistics_only = changes.pop("statistics", None)
-        return api.forget(
-            self.model,
-            self.processor,
-            forget=self.forget,
-            retain=None if statistics_only else self.retain,
-            statistics=statistics_only,
-            neutral=self.neutral,
-            config=replace(SETTINGS, **changes),
-            watch=watch,
-        )
+    def prepare(self) -> Forgetting:
+        """All that the request and its ablations share."""
+        with attention_for(self.model, SETTINGS.bf16):
+            return api.prepare(self.visual, Request(self.forget, self.retain, self.neutral), None, SETTINGS)
+
+    def ours(self, job: Forgetting, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
+        with attention_for(self.model, SETTINGS.bf16):
+            return job.run(watch=watch)
+
+    def changed(self, job: Forgetting, retain: bool = True, **settings: Any) -> None:
+        with attention_for(self.model, SETTINGS.bf16):
+            job.variant(replace(SETTINGS, **settings), retain).run()
 
     def watch(self) -> Callable[[int], dict[str, float]]:
         """Names of a few people of each group, asked while the model forgets: the curve of the report."""
@@ -134,24 +154,31 @@ def run(out: Path) -> dict[str, Any]:
     vanilla = demo.sit(demo.model)
     gold = demo.sit(load_full(packaged("people-gold"))[0])
     say("forgetting")
+    ready = time.perf_counter()
+    job = demo.prepare()
+    cost = {"statistics_and_reference_seconds": round(time.perf_counter() - ready, 2)}
     with demo.fresh():
-        result = demo.ours(demo.watch())
+        ready = time.perf_counter()
+        result = demo.ours(job, demo.watch())
+        cost["forgetting_seconds"] = round(time.perf_counter() - ready, 2)
+        patch = api.make_patch(job, SETTINGS, demo.forget_ids)
         ours = demo.sit(demo.model)
         same = text_identical(demo, vanilla, ours)
         layers, space = measured(demo, result), feature_space(demo)
     say("the same with a part changed")
     ablations: dict[str, Sitting] = {}
-    cases: dict[str, Callable[[], Any]] = {
-        "CVF_without_null_space": lambda: demo.ours(constraint="none", keep=0.0),
-        "null_space_without_retain_images": lambda: demo.ours(statistics=result.moments),
-        "projector_only": lambda: demo.ours(layers="projector"),
+    cases: dict[str, Callable[[], None]] = {
+        "CVF_without_null_space": lambda: demo.changed(job, retain=False, constraint="none", keep=0.0),
+        "null_space_without_retain_images": lambda: demo.changed(job, retain=False),
+        "projector_only": lambda: demo.changed(job, layers="projector"),
         "LLM_unfrozen": demo.llm_unfrozen,
     }
     for name, case in cases.items():
         with demo.fresh():
             case()
             ablations[name] = demo.sit(demo.model)
-    return write(out, demo, vanilla, gold, ours, ablations, result, same, layers, space)
+    found = Found(vanilla, gold, ours, ablations, result, patch, job.moments, same, layers, space, cost)
+    return write(out, demo, found)
 
 
 def text_identical(demo: Demo, before: Sitting, after: Sitting) -> bool:
@@ -162,7 +189,7 @@ def text_identical(demo: Demo, before: Sitting, after: Sitting) -> bool:
     return kept and said[0] == said[1]
 
 
-def measured(demo: Demo, result: api.Result) -> list[dict[str, Any]]:
+def measured(demo: Demo, result: Forgotten) -> list[dict[str, Any]]:
     """Certificate of each layer beside the drift measured on held-out people, who are in no statistic."""
     layers = demo.visual.linears([next(iter(demo.exam.pixels.values()))])
     shown = api.images_of(demo.visual, demo.study.concepts(demo.study.held_out, 4))
@@ -190,11 +217,9 @@ def feature_space(demo: Demo) -> dict[str, dict[str, Any]]:
     demo.model.load_state_dict(demo.vanilla)
     before = {g: _pooled(demo, s) for g, s in shown.items()}
     demo.model.load_state_dict(state)
-    from unsee.forgetting.contrast import fit_space
-
     space = fit_space(torch.cat(list(before.values())), [c for s in shown.values() for c in s.concepts])
     unit = {
-        when: {g: space.unit(p).numpy() for g, p in part.items()}
+        when: {g: space.identity(space.white(p)).numpy() for g, p in part.items()}
         for when, part in (("before", before), ("after", after))
     }
     plane = PCA(2, random_state=0).fit(np.concatenate([unit["before"]["forgotten"], unit["before"]["strangers"]]))
@@ -233,14 +258,11 @@ def _key(item: Item) -> tuple[str, str, str]:
     return item.question.concept, item.question.image.id if item.question.image else "", item.question.prompt
 
 
-def write(
-    out: Path, demo: Demo, vanilla: Sitting, gold: Sitting, ours: Sitting, ablations: dict[str, Sitting],
-    result: api.Result, same: bool, layers: list[dict[str, Any]], space: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    found = tasks.misnamed(ours.items, demo.exam.retained)
+def write(out: Path, demo: Demo, found: Found) -> dict[str, Any]:
+    vanilla, gold, ours, ablations, result = found.vanilla, found.gold, found.ours, found.ablations, found.result
+    misnamed = tasks.misnamed(ours.items, demo.exam.retained)
     cost: dict[str, Any] = {
-        "statistics_and_reference_seconds": round(result.cost["prepare_seconds"], 2),
-        "forgetting_seconds": round(result.cost["loop_seconds"], 2),
+        **found.cost,
         "steps": len(result.history),
         "trained_parameters": int(sum(d.numel() for d in result.delta.values())),
         "all_parameters": int(sum(p.numel() for p in demo.model.parameters())),
@@ -251,8 +273,8 @@ def write(
         "gold": gold.metrics,
         "unsee": ours.metrics,
         "ablations": {name: s.metrics for name, s in ablations.items()},
-        "text_identical": same,
-        "misnamed": {"share": found.share, "worst": found.worst},
+        "text_identical": found.same,
+        "misnamed": {"share": misnamed.share, "worst": misnamed.worst},
         "distance_to_gold": {
             n: tasks.distance(s.items, gold.items) for n, s in (("vanilla", vanilla), ("unsee", ours))
         },
@@ -273,13 +295,13 @@ def write(
             "All figures are on pictures and phrasings it has never seen."
         ),
         rows=rows,
-        text_identical=same,
+        text_identical=found.same,
         cost=cost,
         gallery=gallery(vanilla, ours),
-        space=space,
+        space=found.space,
         curve=curve,
-        layers=layers,
-        misnamed=[{"forgotten": c, "named": n, "share": s} for c, n, s in found.pairs[:8]],
+        layers=found.layers,
+        misnamed=[{"forgotten": c, "named": n, "share": s} for c, n, s in misnamed.pairs[:8]],
         facts={
             "command": "unsee demo --out DIR",
             "unsee": unsee.__version__,
@@ -290,8 +312,8 @@ def write(
     )
     with new_folder(out) as folder:
         write_json(folder / "metrics.json", metrics)
-        result.patch.save(folder / "patch")
-        result.moments.save(folder / "statistics.safetensors")
+        found.patch.save(folder / "patch")
+        found.moments.save(folder / "statistics.safetensors")
         sittings = {"vanilla": vanilla, "gold": gold, "unsee": ours, **ablations}
         lines = [json.dumps({"model": n} | i.line(), ensure_ascii=False) for n, s in sittings.items() for i in s.items]
         (folder / "items.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -84,6 +84,7 @@ class Forgetting:
         self.start = {n: m.weight.detach().clone() for n, m in layers.items()}
         self.base = base or self.start
         self.settled = settled or penalty.Settled.empty()
+        self.reference = reference
         self.region = Region(config.region, forget, neutral, retain, reference)
         self._prepare_constraint()
 
@@ -102,6 +103,16 @@ class Forgetting:
         self.fast = {n: c.float() for n, c in self.second.items()}
         trained = [(cast(nn.Parameter, m.weight), projectors.get(n)) for n, m in self.layers.items()]
         self.optimizer = ProjectedAdam(trained, lr=config.lr)
+
+    def variant(self, config: ForgetConfig, retain: bool = True) -> Forgetting:
+        """The same request with other settings, from the features already computed, before this one has run.
+
+        ``config.layers`` chooses among the layers of this one; without ``retain`` the loss uses no retained image.
+        """
+        layers = {n: m for n, m in self.layers.items() if any(part in n for part in config.layers.split(","))}
+        kept = self.retain if retain else Images([], [])
+        images = (self.forget, self.check, self.neutral, kept)
+        return Forgetting(self.features, layers, *images, self.moments, config, self.base, self.settled, self.reference)
 
     def losses(self, step: int) -> dict[str, Tensor]:
         """The terms of the loss on the step's batch."""
