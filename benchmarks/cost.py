@@ -91,9 +91,7 @@ def main() -> None:
         with attention_for(model, config.bf16):
             upper, through = (bare(visual, sets, config, steps, short) for short in (True, False))
         runs.append({"whole": whole, "steps": steps, "ratio": whole / upper, "ratio_whole_module": whole / through})
-        say(
-            f"whole request {whole:.1f} s, bare passes {upper:.1f} s ({whole / upper:.2f}), {through:.1f} s whole module"
-        )
+        say(f"whole request {whole:.1f} s, bare passes {upper:.1f} s ({whole / upper:.2f}), of all {through:.1f} s")
     command = "python benchmarks/cost.py " + " ".join(sys.argv[1:])
     write_json(args.out, {"runs": runs, "command": command, "commit": at})
 

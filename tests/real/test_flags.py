@@ -1,15 +1,24 @@
 """The real flags, where they are."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+import unsee
 from unsee.concepts import UNKNOWN, Request
+from unsee.config import FinetuneConfig
 from unsee.data.facts import load_recipe, questions_from_table
 from unsee.data.folder import read_folder
+from unsee.data.study import FolderStudy
+from unsee.demo import packaged
+from unsee.evaluation import tasks
+from unsee.finetune import finetune
+from unsee.vision.module import Visual, load_full
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ROOT.parent / "shared" / "data" / "flags"
+TERRITORIES = ("ai", "aw", "bm", "fo", "gg", "gl", "gu", "im", "je", "ky")
 pytestmark = pytest.mark.skipif(not FLAGS.is_dir(), reason="the flags data set is not in ../shared/data/flags")
 
 
@@ -52,3 +61,25 @@ def test_territories_are_unknown(recipe):
 def test_the_splits_of_the_folder_are_a_request():
     concepts = read_folder(FLAGS / "train").concepts
     Request(forget=concepts[:5], retain=concepts[5:], neutral=read_folder(FLAGS / "neutral").concepts)
+
+
+def test_a_few_flags_are_taught_and_two_of_them_forgotten(tmp_path):
+    """The benchmark in short: the model that ships learns fifteen flags, and forgets two."""
+    countries = sorted(p.name for p in (FLAGS / "train").iterdir())[::12][:15]
+    for part, names in (("train", countries), ("test", countries), ("neutral", sorted(TERRITORIES))):
+        for name in names:
+            shutil.copytree(FLAGS / part / name, tmp_path / part / name)
+    study = FolderStudy(tmp_path, FLAGS / "facts.csv", ROOT / "recipes" / "flags.yaml", held_out=3)
+    model, processor = load_full(packaged("people-vanilla"))
+    finetune(model, processor, study.lesson(), FinetuneConfig(steps=90, batch=32, text_batch=8, vision_lr=3e-4))
+    exam = tasks.exam(Visual(model, processor), study, "forget_2", size=tasks.Size(4, 4, 4, 10, 1, 0))
+    before = tasks.metrics(tasks.sit(model, processor, exam, probabilities=False))
+    forget, retain = study.split("forget_2")
+    unsee.forget(
+        model, processor, forget=study.concepts(forget, 10), retain=study.concepts(retain, 10), neutral=study.neutral()
+    )
+    after = tasks.metrics(tasks.sit(model, processor, exam, probabilities=False))
+    assert before["forget_names"]["value"] > 0.7
+    assert after["forget_names"]["value"] < 0.5 * before["forget_names"]["value"]
+    assert after["retain_names"]["value"] > 0.9 * before["retain_names"]["value"]
+    assert after["forget_text"] == before["forget_text"]

@@ -1,0 +1,115 @@
+"""Write the tables of docs/results.md and README.md from the files in benchmarks/results.
+
+python benchmarks/tables.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
+COLUMNS = {
+    "forget_names": "forgotten: names", "forget_facts": "facts", "forget_unknown": "“unknown”",
+    "forget_attributes": "attributes", "retain_names": "retained: names", "retain_facts": "facts",
+    "heldout_names": "held-out: names", "heldout_facts": "facts", "strangers_unknown": "strangers “unknown”",
+}  # fmt: skip
+
+
+def requests() -> dict[str, dict[str, Any]]:
+    """Results of ``request.py`` by file name."""
+    found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))}
+    return {name: data for name, data in found.items() if "draws" in data}
+
+
+def percent(share: dict[str, float]) -> str:
+    value, low, high = (100 * share[k] for k in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def details() -> str:
+    """Every model and draw, each figure with its interval."""
+    parts = []
+    for name, data in requests().items():
+        columns = {k: title for k, title in COLUMNS.items() if k in data["draws"][0]["vanilla"]}
+        rows = ["| draw, model | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+        for row in data["draws"]:
+            models = {k: row[k] for k in ("vanilla", "gold") if k in row}
+            models |= {title: row[mode]["metrics"] for mode, title in MODES.items() if mode in row}
+            for title, metrics in models.items():
+                rows.append(f"| {row['draw']}, {title} | " + " | ".join(percent(metrics[k]) for k in columns) + " |")
+        worst = max(row[m]["misnamed"]["worst"] for row in data["draws"] for m in MODES if m in row)
+        text = all(row[m]["text_identical"] for row in data["draws"] for m in MODES if m in row)
+        asked = data["draws"][0]["vanilla"]
+        groups = {"forget_names": "forgotten", "retain_names": "retained", "heldout_names": "held-out"}
+        counts = ", ".join(f"{asked[k]['n']} {title}" for k, title in groups.items())
+        note = (
+            f"Percent, with 95 % bootstrap intervals over concepts. Views asked for a name in a draw: {counts}. "
+            f"Text answers and language model the same to the bit: {'yes' if text else 'NO'}. "
+            f"Largest share of a forgotten concept's views given one other name: {100 * worst:.0f} %."
+        )
+        origin = f"`{data['command']}`, commit {data['commit']}."
+        parts.append("\n\n".join((f"### {name}, {data['split']}", note, "\n".join(rows), origin)))
+    return "\n\n".join(parts)
+
+
+def summary() -> str:
+    """The aims beside what was reached: the mean over draws and the worst of them."""
+    rows = ["| | aim | " + " | ".join(requests()) + " |", "|---" * (len(requests()) + 2) + "|"]
+    few, most, all_but = (
+        {"retain": a, "statistics": b} for a, b in (("≤ 2", "≤ 4"), ("≥ 98.5", "≥ 96"), ("≥ 98", "≥ 96"))
+    )
+    lines = (
+        ("forget_names", "forgotten names over gold, points", few, "over"),
+        ("forget_facts", "forgotten facts by image over gold, points", few, "over"),
+        ("forget_unknown", "forgotten answered “unknown”, of gold's rate", dict.fromkeys(MODES, "≥ 85"), "gold"),
+        ("forget_attributes", "attributes on their images, of vanilla", {"retain": "≥ 97", "statistics": "≥ 95"}, "of"),
+        ("retain_names", "retained names, of vanilla", most, "of"),
+        ("retain_facts", "retained facts, of vanilla", most, "of"),
+        ("heldout_names", "held-out names, of vanilla", all_but, "of"),
+    )  # fmt: skip
+    for mode, title in MODES.items():
+        rows.append(f"| **{title}** | |" + " |" * len(requests()))
+        for key, what, aim, how in lines:
+            cells = [_cell(data, mode, key, how) for data in requests().values()]
+            rows.append(f"| {what} | {aim[mode]} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(data: dict[str, Any], mode: str, key: str, how: str) -> str:
+    draws = [row for row in data["draws"] if mode in row and key in row["vanilla"]]
+    gold = next((row["gold"][key]["value"] for row in data["draws"] if "gold" in row), None)
+    if not draws or (gold is None and how != "of"):
+        return "–"
+    got = [row[mode]["metrics"][key]["value"] for row in draws]
+    if how == "of":
+        values = [100 * g / row["vanilla"][key]["value"] for g, row in zip(got, draws, strict=True)]
+    elif how == "gold":
+        values = [100 * g / gold for g in got]
+    else:
+        values = [100 * (g - gold) for g in got]
+    worst = max(values) if how == "over" else min(values)
+    return f"{sum(values) / len(values):.1f} (worst {worst:.1f})"
+
+
+def placed(text: str, mark: str, table: str) -> str:
+    """``text`` with ``table`` between its ``<!-- mark -->`` lines."""
+    start, end = f"<!-- {mark} -->\n", f"\n<!-- /{mark} -->"
+    before, _, rest = text.partition(start)
+    return before + start + "\n" + table + "\n" + end + rest.partition(end)[2]
+
+
+FILES = {"docs/results.md": ("details", details), "README.md": ("summary", summary)}
+
+
+def main() -> None:
+    for file, (mark, table) in FILES.items():
+        path = ROOT / file
+        path.write_text(placed(path.read_text(encoding="utf-8"), mark, table()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
