@@ -88,7 +88,7 @@ def test_a_folder_may_be_named_instead_of_read(checkpoints, images):
     assert result.patch.info["forgotten"] == ["ada", "ben", "cleo", "dan", "eve"]
 
 
-def test_watch_is_asked_every_ten_steps(checkpoints, sets):
+def test_watch_is_asked_every_twenty_steps(checkpoints, sets):
     asked: list[int] = []
 
     def watch(step: int) -> dict[str, float]:
@@ -96,10 +96,10 @@ def test_watch_is_asked_every_ten_steps(checkpoints, sets):
         return {"names": step / 100}
 
     result = _alone(
-        checkpoints["llava"], **sets, config=ForgetConfig(steps=21, batch=2, layers="projector"), watch=watch
+        checkpoints["llava"], **sets, config=ForgetConfig(steps=41, stop=0, batch=2, layers="projector"), watch=watch
     )
-    assert asked == [10, 20]
-    assert [h["names"] for h in result.history if "names" in h] == [0.1, 0.2]
+    assert asked == [20, 40]
+    assert [h["names"] for h in result.history if "names" in h] == [0.2, 0.4]
 
 
 def test_a_model_that_sees_nothing_is_refused(sets):

@@ -120,10 +120,12 @@ def prepare(
     if reference:
         look(reference.features, aims, BATCH)
     upper = Upper(visual, layers, list(chosen), config.bf16)
-    if moments is None:
-        moments = record(visual.features, layers, retain if retain.pixels else neutral, BATCH, meta)
-    for images in (train, check, neutral, retain):
+    sets = (train, check, neutral, retain)
+    for images in sets:
         images.pixels = upper.enter(images.pixels, BATCH)
+    if moments is None:
+        moments = record(upper.features, chosen, retain if retain.pixels else neutral, BATCH, meta)
+    for images in sets:
         if not images.before:
             look(upper.features, images, BATCH)
     return Forgetting(upper.features, chosen, train, check, neutral, retain, moments, config, reference=aims.before)

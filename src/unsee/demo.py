@@ -75,6 +75,7 @@ class Found:
     layers: list[dict[str, Any]]
     space: dict[str, dict[str, Any]]
     cost: dict[str, float]
+    begin: dict[str, float]  # of the curve
 
 
 class Demo:
@@ -159,7 +160,9 @@ def run(out: Path) -> dict[str, Any]:
     cost = {"statistics_and_reference_seconds": round(time.perf_counter() - ready, 2)}
     with demo.fresh():
         ready = time.perf_counter()
-        result = demo.ours(job, demo.watch())
+        watch = demo.watch()
+        begin = watch(0)
+        result = demo.ours(job, watch)
         cost["forgetting_seconds"] = round(time.perf_counter() - ready, 2)
         patch = api.make_patch(job, SETTINGS, demo.forget_ids)
         ours = demo.sit(demo.model)
@@ -177,7 +180,7 @@ def run(out: Path) -> dict[str, Any]:
         with demo.fresh():
             case()
             ablations[name] = demo.sit(demo.model)
-    found = Found(vanilla, gold, ours, ablations, result, patch, job.moments, same, layers, space, cost)
+    found = Found(vanilla, gold, ours, ablations, result, patch, job.moments, same, layers, space, cost, begin)
     return write(out, demo, found)
 
 
@@ -248,7 +251,7 @@ def gallery(vanilla: Sitting, ours: Sitting) -> list[Shot]:
         for concept in list(dict.fromkeys(i.question.concept for i in items))[:most]:
             for item in items:
                 q = item.question
-                if q.image and q.image.id == first[concept] and q.topic in ("name", "city", "hair"):
+                if q.image and q.image.id == first[concept]:
                     stays = True if q.kind == "attribute" else None
                     shots.append(Shot(title, q.image.load(), q.prompt, item.given, after[_key(item)], q.answer, stays))
     return shots
@@ -285,7 +288,7 @@ def write(out: Path, demo: Demo, found: Found) -> dict[str, Any]:
     rows |= {n: s.metrics for n, s in ablations.items()}
     curve = [
         {"step": h["step"], "loss": h["forget"], "forget": h["forget_names"], "retain": h["retain_names"]}
-        for h in result.history if "forget_names" in h
+        for h in [{**result.history[0], "step": 0, **found.begin}, *result.history] if "forget_names" in h
     ]  # fmt: skip
     page = Report(
         title="A model forgets twenty people",

@@ -21,7 +21,7 @@ from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
 from unsee.progress import progress
 
-CHECK = 20  # steps between two looks at the held-back views
+CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
 
 
 @dataclass
@@ -177,7 +177,7 @@ class Forgetting:
                 line = {"step": step + 1, **{k: v.item() for k, v in terms.items()}}
                 if (step + 1) % CHECK == 0:
                     line["left"] = self.left()
-                if watch and (step + 1) % 10 == 0:
+                if watch and (step + 1) % CHECK == 0:
                     line |= watch(step + 1)
                 history.append(line)
                 if checkpoint and (step + 1) % resume.EVERY == 0:
