@@ -2,8 +2,8 @@
 
     python benchmarks/tradeoff.py --study people --vanilla DIR --out results/tradeoff-people-llava.json
 
-Strength is the floor of the contrast: the lower, the further a forgotten image is pushed. Each point is one request of
-as many steps, without the stop rule.
+Strength is the weight with which targets pull (contrast and ``anchor`` together) against what holds the rest. Each
+point is one request of as many steps, without the stop rule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unsee.progress import say
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual, load_full
 
-FLOORS = (2.0, 1.0, 0.5, 0.05)
+STRENGTHS = (0.1, 0.3, 1.0, 3.0)
 STEPS = 150
 SIZE = tasks.Size(forget=4, retain=1, heldout=2, strangers=50, facts=1, attributes=1)
 
@@ -50,14 +50,14 @@ def main() -> None:
         job = api.prepare(visual, Request(*shown), None, base)
         for retain in (True, False):
             for form in get_args(Constraint):
-                for floor in FLOORS:
-                    config = replace(base, floor=floor, constraint=form)
+                for strength in STRENGTHS:
+                    config = replace(base, constraint=form, keep=base.keep / strength, penalty=base.penalty / strength)
                     job.variant(config, retain).run()
                     metrics = tasks.metrics(tasks.sit(model, processor, exam, probabilities=False))
                     model.load_state_dict(state)
                     mode = "retain" if retain else "statistics"
-                    points.append({"form": form, "mode": mode, "floor": floor, "metrics": metrics})
-                    say(f"{form} {mode} floor {floor}: {brief(metrics)}")
+                    points.append({"form": form, "mode": mode, "strength": strength, "metrics": metrics})
+                    say(f"{form} {mode} strength {strength}: {brief(metrics)}")
     command = "python benchmarks/tradeoff.py " + " ".join(sys.argv[1:])
     write_json(args.out, {"points": points, "command": command, "commit": at})
 

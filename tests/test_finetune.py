@@ -101,3 +101,17 @@ def test_new_words_get_tokens():
     assert model.get_input_embeddings().num_embeddings == rows + 2
     assert processor.tokenizer.unk_token_id not in processor.tokenizer("Zorblax Quuxley")["input_ids"]
     assert np.array_equal(add_words(model, processor, taught), 0)
+
+
+def test_altered_copies_are_shown_with_the_questions_of_their_image():
+    model, processor = tiny.build("llava", people.vocabulary())
+    questions = asked(3)
+    seen: list[int] = []
+
+    def ask(index: int, rng: np.random.Generator) -> list[Question]:
+        seen.append(index)
+        return questions[index]
+
+    lesson = Lesson([qs[0].image for qs in questions], 0, ask, lambda index, rng: [])
+    finetune(model, processor, lesson, FinetuneConfig(steps=1, batch=64, copies=2))
+    assert sorted(seen[3:]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # the first three gather the words

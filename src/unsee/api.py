@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
-from PIL import ImageEnhance
 from torch import nn
 
 from unsee.concepts import Concept, Request
 from unsee.config import ForgetConfig
+from unsee.data.augment import augment
 from unsee.data.folder import read_folder
 from unsee.data.images import load_all
 from unsee.errors import UnseeError
@@ -188,18 +187,6 @@ def images_of(visual: Visual, concepts: Sequence[Concept], augmented: int = 0, s
     rng = np.random.default_rng([seed, len(opened)])
     copies = [augment(o, rng) for _ in range(augmented) for o in opened]
     return Images(visual.pixels([*opened, *copies]), [c for c, _ in shown] * (1 + augmented))
-
-
-def augment(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image:
-    """A view that might have been taken a moment later: turned, cropped, lit. Never mirrored: flags differ."""
-    resampling = PIL.Image.Resampling
-    turned = image.rotate(rng.uniform(-8, 8), resampling.BILINEAR, fillcolor=image.getpixel((0, 0)))
-    w, h = image.size
-    share = rng.uniform(0.85, 1.0)
-    x, y = rng.uniform(0, 1 - share) * w, rng.uniform(0, 1 - share) * h
-    cut = turned.crop((int(x), int(y), int(x + share * w), int(y + share * h))).resize((w, h), resampling.BICUBIC)
-    lit = ImageEnhance.Brightness(cut).enhance(rng.uniform(0.85, 1.15))
-    return ImageEnhance.Contrast(lit).enhance(rng.uniform(0.85, 1.15))
 
 
 def make_patch(job: Forgetting, config: ForgetConfig, forgotten: Sequence[str]) -> Patch:

@@ -79,6 +79,8 @@ class FinetuneConfig:
     """text-only rows a step, each with a few questions"""
     questions: int = 6
     """questions asked about each image of a step, who it is among them"""
+    copies: int = 0
+    """altered copies of each image that are shown too: turned, cropped, lit"""
     lr: float = 2e-3
     """peak learning rate of language model and projector"""
     vision_lr: float = 5e-5

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from unsee import resume
 from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
+from unsee.data.augment import augment
 from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.progress import progress
@@ -168,7 +169,9 @@ def finetune(
         {"params": [p for p in model.parameters() if id(p) not in visual_ids], "peak": config.lr},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    pixels = visual.pixels(load_all(lesson.images))
+    opened = load_all(lesson.images)
+    rng = np.random.default_rng([config.seed, len(opened)])
+    pixels = visual.pixels([*opened, *(augment(o, rng) for _ in range(config.copies) for o in opened)])
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
     origin = _origin(model, lesson, config) if checkpoint else ""
@@ -206,7 +209,8 @@ def _losses(
     model: Any, visual: Visual, tutor: Tutor, lesson: Lesson, pixels: list[Pixels], config: FinetuneConfig, rng: Any
 ) -> tuple[Tensor, Tensor]:
     chosen = rng.choice(len(pixels), size=min(config.batch, len(pixels)), replace=False)
-    asked = [(i, _draw(lesson.ask(i, rng), config.questions, rng)) for i in chosen]
+    shown = len(lesson.images)
+    asked = [(i, _draw(lesson.ask(i % shown, rng), config.questions, rng)) for i in chosen]
     asked = [(i, questions) for i, questions in asked if questions]  # a table may have nothing on a concept
     batch = [pixels[i] for i, _ in asked]
     features = visual.features(batch)
