@@ -24,8 +24,8 @@ from unsee.progress import say
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual, load_full
 
-STRENGTHS = (0.1, 0.3, 1.0, 3.0)
-STEPS = 150
+STRENGTHS = (0.3, 1.0, 10.0, 100.0)
+STEPS = 120
 SIZE = tasks.Size(forget=4, retain=1, heldout=2, strangers=50, facts=1, attributes=1)
 
 
