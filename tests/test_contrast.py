@@ -14,26 +14,20 @@ from unsee.forgetting import contrast
 
 def test_loss_equals_the_formula_by_hand():
     torch.manual_seed(0)
-    u, own, positives, centroids = (normalize(torch.randn(n, 8), dim=-1) for n in (3, 3, 4, 2))
-    got = contrast.loss(u, positives, own, centroids, 0.1)
-    for i in range(3):
-        pos = sum(torch.exp(u[i] @ p / 0.1) for p in positives)
-        neg = torch.exp(u[i] @ own[i] / 0.1) + sum(torch.exp(u[i] @ c / 0.1) for c in centroids)
-        assert got[i].item() == pytest.approx(-torch.log(pos / (pos + neg)).item(), rel=1e-4)
-
-
-def test_positives_of_each_image_and_shared_ones_agree():
-    u, own, centroids, shared = (normalize(torch.randn(n, 5), dim=-1) for n in (4, 4, 2, 6))
-    each = shared.expand(4, -1, -1)
-    assert torch.allclose(
-        contrast.loss(u, shared, own, centroids, 0.2), contrast.loss(u, each, own, centroids, 0.2), atol=1e-5
-    )
+    u, own, aims, crowd, centroids = (normalize(torch.randn(n, 8), dim=-1) for n in (3, 3, 3, 4, 2))
+    for region in (crowd, None):
+        got = contrast.loss(u, aims, own, centroids, 0.1, region)
+        for i in range(3):
+            positives = [aims[i], *([] if region is None else region)]
+            pos = sum(torch.exp(u[i] @ p / 0.1) for p in positives)
+            neg = torch.exp(u[i] @ own[i] / 0.1) + sum(torch.exp(u[i] @ c / 0.1) for c in centroids)
+            assert got[i].item() == pytest.approx(-torch.log(pos / (pos + neg)).item(), rel=1e-4)
 
 
 def test_loss_falls_as_a_feature_leaves_itself_for_the_region():
     own, region = normalize(torch.randn(1, 16), dim=-1), normalize(torch.randn(3, 16), dim=-1)
     path = [normalize((1 - t) * own + t * region[:1], dim=-1) for t in (0.0, 0.3, 0.6, 1.0)]
-    losses = [contrast.loss(u, region, own, own, 0.1).item() for u in path]
+    losses = [contrast.loss(u, region[:1], own, own, 0.1, region[1:]).item() for u in path]
     assert losses == sorted(losses, reverse=True)
 
 

@@ -92,14 +92,17 @@ def fit_space(pooled: Tensor, concepts: Sequence[str], centre: Tensor | None = N
     return Space(middle, *parts)
 
 
-def loss(u: Tensor, positives: Tensor, own: Tensor, centroids: Tensor, temperature: float) -> Tensor:
+def loss(
+    u: Tensor, aims: Tensor, own: Tensor, centroids: Tensor, temperature: float, crowd: Tensor | None = None
+) -> Tensor:
     """L_F of each image, ``[n]``: InfoNCE with many positives (CPC, arXiv 1807.03748).
 
-    ``u`` [n, d]: new features. ``positives`` [p, d] shared, or [n, p, d]: the region. ``own`` [n, d]: the image's
-    feature before forgetting. ``centroids`` [c, d]: of every forget concept. All on the unit sphere.
+    ``u`` [n, d]: new features. Positives: ``aims`` [n, d], each image's own, and ``crowd`` [p, d], the region. Negatives:
+    ``own`` [n, d], the image's feature before forgetting, and ``centroids`` [c, d] of every forget concept. All on the
+    unit sphere.
     """
-    shared = positives.dim() == 2
-    to_region = u @ positives.T if shared else torch.einsum("nd,npd->np", u, positives)
-    away = torch.cat([(u * own).sum(-1, keepdim=True), u @ centroids.T], dim=1)
-    region, whole = to_region / temperature, torch.cat([to_region, away], dim=1) / temperature
+    near = [(u * aims).sum(-1, keepdim=True)] + ([] if crowd is None else [u @ crowd.T])
+    far = [(u * own).sum(-1, keepdim=True), u @ centroids.T]
+    whole = torch.cat([*near, *far], dim=1) / temperature
+    region = torch.cat(near, dim=1) / temperature
     return whole.logsumexp(1) - region.logsumexp(1)

@@ -86,10 +86,8 @@ class Region:
     def loss(self, new: Sequence[Tensor], images: Sequence[int], temperature: float, floor: float) -> Tensor:
         """L_F of forget ``images`` whose features are now ``new``, with what lies under ``floor`` counted as done."""
         chosen = torch.tensor(images)
-        aims = self.aims[chosen, None]
-        positives = aims if self.crowd is None else torch.cat([aims, self.crowd.expand(len(images), -1, -1)], 1)
         u = self.space.unit(self._identity(self._flat(new)))
-        each = contrast.loss(u, positives, self.own[chosen], self.centroids, temperature)
+        each = contrast.loss(u, self.aims[chosen], self.own[chosen], self.centroids, temperature, self.crowd)
         return (each - floor).clamp(min=0).mean()
 
     def drift(self, new: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
