@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from unsee.errors import UnseeError
 
 SHRINK = 0.1  # share of the mean variance added to every direction before whitening
+SAMPLE = 2000  # images, spread over all, from which the directions are found
 DIRECTIONS = 384  # most that are looked at; each costs a float of ``places * width`` to project on
 
 
@@ -77,7 +78,8 @@ def fit_space(pooled: Tensor, concepts: Sequence[str], centre: Tensor | None = N
     middle = pooled.mean(0) if centre is None else centre
     with torch.random.fork_rng():  # the low-rank decomposition starts from random directions
         torch.manual_seed(0)
-        basis = torch.svd_lowrank(pooled - middle, min(DIRECTIONS, *pooled.shape))[2]
+        some = pooled[:: -(-len(pooled) // SAMPLE)] - middle
+        basis = torch.svd_lowrank(some, min(DIRECTIONS, *some.shape))[2]
     x = ((pooled - middle) @ basis).double()
     within = torch.cat([x[g] - x[g].mean(0) for g in groups])
     scatter = within.T @ within / (len(within) - len(groups))
@@ -97,7 +99,7 @@ def loss(
 ) -> Tensor:
     """L_F of each image, ``[n]``: InfoNCE with many positives (CPC, arXiv 1807.03748).
 
-    ``u`` [n, d]: new features. Positives: ``aims`` [n, d], each image's own, and ``crowd`` [p, d], the region. Negatives:
+    ``u`` [n, d]: new features. Positives: ``aims`` [n, d], each image's own, and ``crowd`` [p, d]. Negatives:
     ``own`` [n, d], the image's feature before forgetting, and ``centroids`` [c, d] of every forget concept. All on the
     unit sphere.
     """
