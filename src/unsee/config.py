@@ -25,7 +25,7 @@ class ForgetConfig:
     constraint: Constraint = "cumulative"
     """what holds retained knowledge: a penalty on the whole change, a soft or hard null space for each step, or none"""
     region: Region = "neutral"
-    """where forgotten images go: to neutral images, the mean of retained ones, or a reference model's features"""
+    """where forgotten images go: the mean of neutral or of retained images, or a reference model's features"""
     steps: int = 300
     """most optimiser steps"""
     batch: int = 32
@@ -39,7 +39,7 @@ class ForgetConfig:
     stop: float = 0.35
     """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
     anchor: float = 3.0
-    """weight that holds what else is visible in the forget images"""
+    """weight that holds forget images to their targets, which keep what else is visible"""
     keep: float = 30.0
     """weight of the drift of neutral and retained images' features"""
     penalty: float = 3.0
