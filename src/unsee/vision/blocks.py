@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsee.errors import UnseeError
 from unsee.vision.module import Pixels, Visual
 
 HIDDEN = "hidden"  # key under which an image's input to the first upper block travels with its pixels
@@ -57,7 +56,7 @@ class Upper:
         blocks = _blocks(layers)
         first = next((i for i, b in enumerate(blocks) if any(n.startswith(f"{b}.") for n in trained)), 0)
         modules: list[nn.Module] = [visual.model.get_submodule(b) for b in blocks]
-        self.lower, self.first = modules[:first], modules[first] if blocks else None
+        self.lower, self.first = modules[:first], modules[first] if modules else visual.model
 
     def enter(self, pixels: Sequence[Pixels], batch: int) -> list[Pixels]:
         """``pixels``, each with what enters the first trained block; as they are where that cannot serve."""
@@ -86,8 +85,6 @@ class Upper:
 
     @torch.no_grad()
     def _hidden(self, batch: Sequence[Pixels]) -> list[Tensor]:
-        if self.first is None:
-            raise UnseeError("the visual module has no blocks.")
         seen: list[Tensor] = []
         handle = self.first.register_forward_pre_hook(
             lambda _m, args, kw: seen.append(_given(args, kw)), with_kwargs=True
@@ -113,8 +110,6 @@ class Upper:
         def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
-        if self.first is None:
-            raise UnseeError("the visual module has no blocks.")
         handle = self.first.register_forward_pre_hook(enter, with_kwargs=True)
         for block in self.lower:
             block.forward = _pass_on
