@@ -55,7 +55,7 @@ def bare(visual: Visual, sets: list[Images], config: ForgetConfig, steps: int, u
     layers = visual.linears(sets[0].pixels[:1])
     trained = upper_layers(visual, layers, sets[0].pixels[:1], config.depth)
     weights = [layers[n].weight for n in trained]
-    short = Upper(visual, layers, trained, config.bf16)
+    short = Upper(visual, layers, trained, sets[0].pixels[:1], config.bf16)
     started = time.perf_counter()
     pixels = [short.enter(s.pixels, api.BATCH) if upper else s.pixels for s in sets]
     with torch.no_grad():

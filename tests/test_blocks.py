@@ -31,7 +31,7 @@ def test_depth_takes_the_last_blocks_and_what_runs_after(visual, shown):
 
 def test_the_upper_part_gives_what_the_whole_gives(visual, shown):
     layers = visual.linears(shown[:1])
-    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), bf16=False)
+    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:1], bf16=False)
     entered = upper.enter(shown, 2)
     assert all(HIDDEN in p for p in entered)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_the_upper_part_gives_what_the_whole_gives(visual, shown):
 def test_it_follows_a_change_of_upper_layers_and_not_of_lower_ones(visual, shown):
     layers = visual.linears(shown[:1])
     trained = upper_layers(visual, layers, shown[:1], 0.3)
-    upper = Upper(visual, layers, trained, bf16=False)
+    upper = Upper(visual, layers, trained, shown[:1], bf16=False)
     entered = upper.enter(shown, 2)
     with torch.no_grad():
         before = torch.stack(upper.features(entered))
@@ -64,5 +64,13 @@ def test_a_tower_that_reads_lower_blocks_runs_whole(visual, shown, monkeypatch):
         return [f + seen[-1].mean() for f in found]
 
     monkeypatch.setattr(visual, "features", features)
-    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), bf16=False)
+    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:1], bf16=False)
     assert all(HIDDEN not in p for p in upper.enter(shown, 2))
+
+
+def test_the_projector_alone_reruns_one_block_and_an_early_layer_all(visual, shown):
+    layers = visual.linears(shown[:1])
+    late = [n for n in layers if "projector" in n or "merger" in n]
+    assert all(HIDDEN in p for p in Upper(visual, layers, late, shown[:1], bf16=False).enter(shown, 2))
+    early = [next(iter(layers)), *late]
+    assert all(HIDDEN not in p for p in Upper(visual, layers, early, shown[:1], bf16=False).enter(shown, 2))

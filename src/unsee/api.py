@@ -118,7 +118,7 @@ def prepare(
     aims = Images(train.pixels, train.concepts)
     if reference:
         look(reference.features, aims, BATCH)
-    upper = Upper(visual, layers, list(chosen), config.bf16)
+    upper = Upper(visual, layers, list(chosen), train.pixels[:1], config.bf16)
     sets = (train, check, neutral, retain)
     for images in sets:
         images.pixels = upper.enter(images.pixels, BATCH)

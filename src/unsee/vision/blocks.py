@@ -51,12 +51,16 @@ def _order(visual: Visual, layers: dict[str, nn.Linear], probe: Sequence[Pixels]
 class Upper:
     """The visual module from its first trained block on. What is below does not change, so it runs once per image."""
 
-    def __init__(self, visual: Visual, layers: dict[str, nn.Linear], trained: Sequence[str], bf16: bool) -> None:
+    def __init__(
+        self, visual: Visual, layers: dict[str, nn.Linear], trained: Sequence[str], probe: Sequence[Pixels], bf16: bool
+    ) -> None:
         self.visual, self.bf16 = visual, bf16
-        blocks = _blocks(layers)
-        first = next((i for i, b in enumerate(blocks) if any(n.startswith(f"{b}.") for n in trained)), 0)
+        ran, blocks = _order(visual, layers, probe), _blocks(layers)
+        fixed = set(ran[: min(ran.index(n) for n in trained)])
+        below = [b for b in blocks[:-1] if fixed.issuperset(n for n in layers if n.startswith(f"{b}."))]
         modules: list[nn.Module] = [visual.model.get_submodule(b) for b in blocks]
-        self.lower, self.first = modules[:first], modules[first] if modules else visual.model
+        self.lower = modules[: len(below)]
+        self.first = modules[len(below)] if modules else visual.model
 
     def enter(self, pixels: Sequence[Pixels], batch: int) -> list[Pixels]:
         """``pixels``, each with what enters the first trained block; as they are where that cannot serve."""
