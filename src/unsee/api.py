@@ -27,7 +27,7 @@ from unsee.vision.module import Visual
 from unsee.vision.patch import Patch, fingerprint, tensor_hash
 
 Source = Path | str | Sequence[Concept]
-HELD_BACK = 0.2  # share of a concept's images that only tells when it is forgotten
+HELD_BACK, MOST_HELD_BACK = 0.2, 5  # share and number of a concept's images that only tell when it is forgotten
 VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
 BATCH = 64  # images at a time where no gradient is needed
@@ -176,7 +176,7 @@ def copies(concepts: Sequence[Concept]) -> int:
 
 
 def _hold_back(concept: Concept) -> tuple[Concept, Concept]:
-    n = max(1, round(HELD_BACK * len(concept.images)))
+    n = max(1, min(MOST_HELD_BACK, round(HELD_BACK * len(concept.images))))
     return Concept(concept.id, concept.images[:-n]), Concept(concept.id, concept.images[-n:])
 
 
