@@ -81,7 +81,7 @@ def summary() -> str:
 
 def _cell(data: dict[str, Any], mode: str, key: str, how: str) -> str:
     draws = [row for row in data["draws"] if mode in row and key in row["vanilla"]]
-    gold = next((row["gold"][key]["value"] for row in data["draws"] if "gold" in row), None)
+    gold = next((row["gold"][key]["value"] for row in data["draws"] if key in row.get("gold", {})), None)
     if not draws or (gold is None and how != "of"):
         return "–"
     got = [row[mode]["metrics"][key]["value"] for row in draws]
