@@ -82,7 +82,7 @@ def test_the_same_patch_twice_is_refused(checkpoint, patch):
 def test_a_request_that_changes_nothing_is_an_empty_patch(checkpoint, request_):
     visual = load_visual(checkpoint)
     job = api.prepare(visual, request_, None, CONFIG)
-    assert api.make_patch(visual, job, CONFIG, request_).tensors == {}
+    assert api.make_patch(job, CONFIG, [c.id for c in request_.forget]).tensors == {}
 
 
 def test_a_half_precision_checkpoint_keeps_its_dtype(checkpoint, request_, tmp_path):

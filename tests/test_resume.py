@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from unsee.errors import UnseeError
 from unsee.forgetting.optimizer import ProjectedAdam
 
 PATCH = "patch/patch.safetensors"
-FLAGS = ["--steps", "40", "--batch", "2"]
+FLAGS = ["--steps", "150", "--batch", "2", "--stop", "0"]
 
 
 def command(model: Path, images: Path, out: Path, *flags: str) -> list[str]:
@@ -70,9 +71,9 @@ def test_the_comparison_can_fail(whole, checkpoints, images, tmp_path):
 
 
 def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monkeypatch):
-    """Stopped at step 30 of 40 it has 10 to do; and the checkpoint of other settings is refused."""
+    """Stopped at step 30 of 150 it has 120 to do; and the checkpoint of other settings is refused."""
     out = tmp_path / "run"
-    args = command(checkpoints["llava"], images, out, "--stop", "0")
+    args = command(checkpoints["llava"], images, out)
     save = resume.save
 
     def stop(folder, weights, optimizer, origin, step, history):
@@ -88,7 +89,28 @@ def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(resume, "save", lambda *given: done.append(given[4]))
         assert main(args) == 0
-    assert done == [40]
+    assert done == list(range(40, 151, 10))
+
+
+def test_a_run_resumed_while_its_rate_falls_ends_where_it_would_have(checkpoints, images, tmp_path, monkeypatch):
+    """The target counts as gone at step 20, so the run ends at 30; interrupted between the two it still does."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert main(command(checkpoints["llava"], images, once, "--stop", "0.99")) == 0
+    save = resume.save
+
+    def stop(folder, weights, optimizer, origin, step, history):
+        save(folder, weights, optimizer, origin, step, history)
+        if step == 20:
+            raise KeyboardInterrupt
+
+    args = command(checkpoints["llava"], images, twice, "--stop", "0.99")
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", stop)
+        assert main(args) == 130
+    assert main(args) == 0
+    assert (once / PATCH).read_bytes() == (twice / PATCH).read_bytes()
+    history = json.loads((twice / "metrics.json").read_text())["history"]
+    assert [h["step"] for h in history if "left" in h] == [20] and len(history) == 30
 
 
 def folder_study(images: Path, root: Path) -> list[str]:
