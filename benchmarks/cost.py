@@ -26,6 +26,7 @@ from unsee.data.images import load_all
 from unsee.data.study import PeopleStudy
 from unsee.files import write_json
 from unsee.forgetting.region import Images
+from unsee.forgetting.run import BATCH
 from unsee.progress import say
 from unsee.vision.attention import attention_for
 from unsee.vision.blocks import Upper, upper_layers
@@ -57,11 +58,11 @@ def bare(visual: Visual, sets: list[Images], config: ForgetConfig, steps: int, u
     weights = [layers[n].weight for n in trained]
     short = Upper(visual, layers, trained, sets[0].pixels[:1], config.bf16)
     started = time.perf_counter()
-    pixels = [short.enter(s.pixels, api.BATCH) if upper else s.pixels for s in sets]
+    pixels = [short.enter(s.pixels, BATCH) if upper else s.pixels for s in sets]
     with torch.no_grad():
         for part in pixels:
-            for at in range(0, len(part), api.BATCH):
-                short.features(part[at : at + api.BATCH])
+            for at in range(0, len(part), BATCH):
+                short.features(part[at : at + BATCH])
     for step in range(steps):
         batch = [p for part in pixels[:3] for p in [*part, *part][step % len(part) :][: config.batch]]
         total = torch.stack([f.float().square().mean() for f in short.features(batch)]).sum()

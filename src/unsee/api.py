@@ -20,7 +20,7 @@ from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.region import Images
-from unsee.forgetting.run import Forgetting, Forgotten, look, record
+from unsee.forgetting.run import BATCH, Forgetting, Forgotten, look, record
 from unsee.vision.attention import attention_for
 from unsee.vision.blocks import Upper, upper_layers
 from unsee.vision.module import Visual
@@ -30,7 +30,6 @@ Source = Path | str | Sequence[Concept]
 HELD_BACK, MOST_HELD_BACK = 0.2, 5  # share and number of a concept's images that only tell when it is forgotten
 VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
-BATCH = 64  # images at a time where no gradient is needed
 
 
 @dataclass
@@ -55,7 +54,7 @@ def statistics(model: Any, processor: Any, images: Source) -> Moments:
     check_finite(visual)
     shown = images_of(visual, concepts_of(images))
     layers = visual.linears(shown.pixels[:1])
-    return record(visual.features, layers, shown, BATCH, {"model": fingerprint(visual.tensors())})
+    return record(visual.features, layers, shown, {"model": fingerprint(visual.tensors())})
 
 
 def forget(
@@ -115,26 +114,24 @@ def prepare(
     neutral, retain = images_of(visual, request.neutral), images_of(visual, request.retain)
     layers = visual.linears(train.pixels[:1])
     chosen = _trained(visual, layers, train, config)
-    aims = Images(train.pixels, train.concepts)
-    if reference:
-        look(reference.features, aims, BATCH)
+    aims = look(reference.features, train.pixels) if reference else []
     upper = Upper(visual, layers, list(chosen), train.pixels[:1], config.bf16)
     sets = (train, check, neutral, retain)
     for images in sets:
         images.pixels = upper.enter(images.pixels, BATCH)
     if moments is None:
-        moments = record(upper.features, chosen, retain if retain.pixels else neutral, BATCH, meta)
+        moments = record(upper.features, chosen, retain if retain.pixels else neutral, meta)
     for images in sets:
         if not images.before:
-            look(upper.features, images, BATCH)
-    return Forgetting(upper.features, chosen, train, check, neutral, retain, moments, config, reference=aims.before)
+            images.before = look(upper.features, images.pixels)
+    return Forgetting(upper.features, chosen, train, check, neutral, retain, moments, config, reference=aims)
 
 
 def _trained(visual: Visual, layers: dict[str, nn.Linear], shown: Images, config: ForgetConfig) -> dict[str, nn.Linear]:
     """The layers that train: those named in ``config.layers``, or the upper ones."""
     if not config.layers:
         return {n: layers[n] for n in upper_layers(visual, layers, shown.pixels[:1], config.depth)}
-    chosen = {n: m for n, m in layers.items() if any(part in n for part in config.layers.split(","))}
+    chosen = {n: m for n, m in layers.items() if config.names(n)}
     if not chosen:
         raise UnseeError(f"no layer's name contains '{config.layers}'. There are: {', '.join(layers)}.")
     return chosen
@@ -180,13 +177,13 @@ def _hold_back(concept: Concept) -> tuple[Concept, Concept]:
     return Concept(concept.id, concept.images[:-n]), Concept(concept.id, concept.images[-n:])
 
 
-def images_of(visual: Visual, concepts: Sequence[Concept], augmented: int = 0, seed: int = 0) -> Images:
-    """The concepts' images through the model's processor, and ``augmented`` altered copies of each."""
+def images_of(visual: Visual, concepts: Sequence[Concept], altered: int = 0, seed: int = 0) -> Images:
+    """The concepts' images through the model's processor, and so many ``altered`` copies of each."""
     shown = [(c.id, i) for c in concepts for i in c.images]
     opened = load_all([i for _, i in shown])
     rng = np.random.default_rng([seed, len(opened)])
-    copies = [augment(o, rng) for _ in range(augmented) for o in opened]
-    return Images(visual.pixels([*opened, *copies]), [c for c, _ in shown] * (1 + augmented))
+    more = [augment(o, rng) for _ in range(altered) for o in opened]
+    return Images(visual.pixels([*opened, *more]), [c for c, _ in shown] * (1 + altered))
 
 
 def make_patch(job: Forgetting, config: ForgetConfig, forgotten: Sequence[str]) -> Patch:

@@ -66,6 +66,10 @@ class ForgetConfig:
                 raise UnseeError(f"--{name} '{getattr(self, name)}'. {nearest(getattr(self, name), allowed)}")
         _positive(self, "steps", "batch", "lr", "temperature", "depth")
 
+    def names(self, layer: str) -> bool:
+        """Whether ``layers`` asks for this one; empty asks for all."""
+        return any(part in layer for part in self.layers.split(","))
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,6 @@ class Sitting:
 
     items: list[Item]
     metrics: dict[str, Share]
-    seconds: float = 0.0
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,7 @@ class Demo:
             return job.run(watch=watch)
 
     def changed(self, job: Forgetting, retain: bool = True, **settings: Any) -> None:
-        with attention_for(self.model, SETTINGS.bf16):
-            job.variant(replace(SETTINGS, **settings), retain).run()
+        self.ours(job.variant(replace(SETTINGS, **settings), retain))
 
     def watch(self) -> Callable[[int], dict[str, float]]:
         """Names of a few people of each group, asked while the model forgets: the curve of the report."""
@@ -200,7 +197,7 @@ def measured(demo: Demo, result: Forgotten) -> list[dict[str, Any]]:
         after = {n: m.weight.clone() for n, m in layers.items()}
         for n, m in layers.items():
             m.weight.copy_(demo.vanilla[f"{n}.weight"])
-        moments = record(demo.visual.features, layers, shown, 64, {})
+        moments = record(demo.visual.features, layers, shown, {})
         for n, m in layers.items():
             m.weight.copy_(after[n])
     rows = []

@@ -148,8 +148,7 @@ def answer_loss(model: Any, batch: dict[str, Tensor], features: list[Tensor] | N
     inputs: dict[str, Any] = dict(batch)
     labels = inputs.pop("labels")
     if features is not None:
-        given: Any = features  # one tensor an image, whatever the annotation says
-        inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=given)}
+        inputs["mm_encoder_outputs"] = encoded(features)
     keep = labels[:, 1:] != IGNORED
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep]
     return torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), labels[:, 1:][keep])

@@ -15,7 +15,7 @@ from unsee.errors import UnseeError
 from unsee.forgetting.moments import load_state, save_state
 
 FILE = "training.safetensors"
-EVERY = 10  # steps of forgetting between two checkpoints; there are about a hundred
+EVERY = 10  # steps of forgetting between two checkpoints; there are a few hundred
 History = list[dict[str, float]]
 
 

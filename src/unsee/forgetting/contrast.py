@@ -2,7 +2,7 @@
 
 A reconstruction of arXiv 2605.05909 from its words. Our choices, which the paper does not state: features are compared
 by what they tell of the concept, whatever the view (``Space``); and each forget image has a target of its own, the same
-picture with a neutral concept in it (``Region.aim``).
+picture of nobody in particular (``Region.aim``).
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ class Region:
 
     ``kind``: neutral (nobody: the mean of neutral images), mean (of retained ones) or reference (``reference``:
     features of the forget images under a model that never learned them). In the first two, an image's target is itself
-    without what tells its concept apart from the mean; sent to the most similar neutral concept instead, 11 % of
-    forgotten faces were named as somebody else, and none when sent to the mean.
+    without what tells its concept apart from the mean.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
 from unsee.progress import progress
 
+BATCH = 64  # images at a time where no gradient is needed
 CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
 
 
@@ -38,27 +39,24 @@ class Forgotten:
 Features = Callable[[Sequence[Any]], list[Tensor]]
 
 
-def record(
-    features: Features, layers: dict[str, nn.Linear], images: Images, batch: int, meta: dict[str, str]
-) -> Moments:
+def record(features: Features, layers: dict[str, nn.Linear], images: Images, meta: dict[str, str]) -> Moments:
     """The moments of the layers' inputs over ``images``, and the images' features on the way: one pass."""
     with MomentRecorder(layers) as recorder, torch.no_grad(), progress("statistics", len(images)) as tick:
-        for part in _parts(images.pixels, batch):
+        for part in _parts(images.pixels):
             images.before += features(part)
             recorder.images += len(part)
             tick(recorder.images)
     return recorder.moments(meta)
 
 
-def look(features: Features, images: Images, batch: int) -> None:
-    """Fill in ``images.before``."""
-    with torch.no_grad():
-        for part in _parts(images.pixels, batch):
-            images.before += features(part)
+@torch.no_grad()
+def look(features: Features, pixels: Sequence[Any]) -> list[Tensor]:
+    """The features of each image."""
+    return [f for part in _parts(pixels) for f in features(part)]
 
 
-def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[i : i + size] for i in range(0, len(items), size))
+def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (items[i : i + BATCH] for i in range(0, len(items), BATCH))
 
 
 class Forgetting:
@@ -109,7 +107,7 @@ class Forgetting:
 
         ``config.layers`` chooses among the layers of this one; without ``retain`` the loss uses no retained image.
         """
-        layers = {n: m for n, m in self.layers.items() if any(part in n for part in config.layers.split(","))}
+        layers = {n: m for n, m in self.layers.items() if config.names(n)}
         kept = self.retain if retain else Images([], [])
         images = (self.forget, self.check, self.neutral, kept)
         return Forgetting(self.features, layers, *images, self.moments, config, self.base, self.settled, self.reference)
@@ -147,9 +145,7 @@ class Forgetting:
 
     def left(self) -> float:
         """Mean share of their identity that held-back views still show."""
-        with torch.no_grad():
-            now = [f for part in _parts(self.check.pixels, 64) for f in self.features(part)]
-        return float(self.region.left(self.check, now).mean())
+        return float(self.region.left(self.check, look(self.features, self.check.pixels)).mean())
 
     def run(self, checkpoint: Path | None = None, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
         config = self.config
@@ -198,7 +194,7 @@ class Forgetting:
         images = (self.forget, self.check, self.neutral, self.retain)
         tensors = [*self.start.values(), *self.base.values(), *(f for s in images for f in s.before)]
         sums = (self.moments.matrices, self.settled.A, self.settled.B, self.settled.c)
-        tensors += [m for part in sums for m in part.values()]
+        tensors += [*self.reference, *(m for part in sums for m in part.values())]
         return resume.origin(asdict(self.config), tensors, [*self.layers, *(c for s in images for c in s.concepts)])
 
 
