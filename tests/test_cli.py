@@ -295,10 +295,11 @@ def test_a_full_disk_leaves_nothing_behind(checkpoints, images, tmp_path, capsys
     assert "No space left on device. Nothing was left behind" in err
 
 
-def test_pretrain(tmp_path, capsys):
-    flags = ["--people", "20", "--steps", "2", "--batch", "4", "--out", tmp_path / "eyes"]
+@pytest.mark.parametrize("subject", ["faces", "flags"])
+def test_pretrain(tmp_path, capsys, subject):
+    flags = ["--pictures", "20", "--steps", "2", "--batch", "4", "--subject", subject, "--out", tmp_path / "eyes"]
     code, said, _ = run(capsys, "pretrain", "--shape", "llava", *flags)
-    assert code == 0 and "a llava model that can see" in said
+    assert code == 0 and f"a llava model that can see {subject}" in said
     assert json.loads((tmp_path / "eyes" / "config.json").read_text())["dtype"] == "float16"
 
 

@@ -156,22 +156,29 @@ def apply(*, model: Path, patch: Path, out: Path) -> None:
     print(f"{out}: the checkpoint with the patch in it")
 
 
-def pretrain(*, shape: Literal["llava", "qwen2_vl"], out: Path, config: PretrainConfig) -> None:
-    """Build a tiny model and teach its visual module to see drawn faces.
+def pretrain(
+    *,
+    shape: Literal["llava", "qwen2_vl"],
+    out: Path,
+    subject: Literal["faces", "flags"] = "faces",
+    config: PretrainConfig,
+) -> None:
+    """Build a tiny model and teach its visual module to see drawn faces, or drawn flags.
 
     Args:
         shape: the model's architecture
         out: new folder for the checkpoint, in float16
+        subject: what is drawn
     """
     refuse_existing(out)
     from unsee import tiny
     from unsee.data import people
-    from unsee.pretrain import pretrain
+    from unsee.pretrain import pictures, pretrain
 
     model, processor = tiny.build(shape, people.vocabulary(), config.seed)
-    losses = pretrain(model, processor, config)
+    losses = pretrain(model, processor, pictures(subject, config.pictures), config)
     _save(out, model.half(), processor)
-    print(f"{out}: a {shape} model that can see (loss {losses[-1]:.3f})")
+    print(f"{out}: a {shape} model that can see {subject} (loss {losses[-1]:.3f})")
 
 
 def finetune(

@@ -105,8 +105,8 @@ class FinetuneConfig:
 class PretrainConfig:
     """How a visual module learns to see."""
 
-    people: int = 60000
-    """people of the pre-training population, one picture each"""
+    pictures: int = 60000
+    """drawings to learn from, each of another face or flag"""
     steps: int = 5000
     """optimiser steps"""
     batch: int = 96
@@ -116,4 +116,4 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive(self, "people", "steps", "batch", "lr")
+        _positive(self, "pictures", "steps", "batch", "lr")

@@ -1,6 +1,6 @@
-"""A first training of a tiny model's visual module: read off a drawn face how it was drawn.
+"""A first training of a tiny model's visual module: read off a drawn face, or a drawn flag, how it was drawn.
 
-Every picture shows another person of a population that no model is taught later, so what is learned is seeing, not
+Every picture shows another one of a population that no model is taught later, so what is learned is seeing, not
 knowing. Reading off the features of a face teaches to tell people apart some ten times faster than classifying who
 it is (docs/decisions.md).
 """
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unsee.concepts import ImageRef
 from unsee.config import PretrainConfig
 from unsee.data import people
+from unsee.data.banner import Banner
 from unsee.data.images import load_all
 from unsee.progress import progress
 from unsee.vision.attention import attention_for
@@ -25,11 +27,28 @@ from unsee.vision.module import Visual
 TOKENS = 4  # of each image are read one by one in a step
 
 
-def _truth(portraits: Sequence[people.Portrait]) -> dict[str, Tensor]:
-    """Per feature of face or picture: classes as int64 [n], numbers as float32 [n] with mean 0 and deviation 1."""
+class Drawn(ImageRef, Protocol):
+    """A drawing and the dataclasses that it was drawn from."""
+
+    @property
+    def identity(self) -> Any: ...
+
+    @property
+    def view(self) -> Any: ...
+
+
+def pictures(subject: str, n: int) -> Sequence[Drawn]:
+    """``faces`` of people or ``flags`` of countries whom nobody is taught, one picture each."""
+    if subject == "flags":
+        return [Banner(i) for i in range(n)]
+    return [people.train_views(people.population(i), 1)[0] for i in range(n)]
+
+
+def _truth(shown: Sequence[Drawn]) -> dict[str, Tensor]:
+    """Per feature of subject or view: classes as int64 [n], numbers as float32 [n] with mean 0 and deviation 1."""
     truth: dict[str, Tensor] = {}
     for part in ("identity", "view"):
-        rows = [getattr(p, part) for p in portraits]
+        rows = [getattr(p, part) for p in shown]
         for f in fields(rows[0]):
             values = [getattr(r, f.name) for r in rows]
             if isinstance(values[0], float):
@@ -41,7 +60,7 @@ def _truth(portraits: Sequence[people.Portrait]) -> dict[str, Tensor]:
 
 
 class Examiner(nn.Module):
-    """Linear heads for each feature of face and picture, reading all tokens side by side, and others reading any token.
+    """Linear heads for each feature of subject and view, reading all tokens side by side, and others reading any token.
 
     A model that serves knows who it sees in every token of its last layers. The second heads bring that about: without
     them each token knows its own part of the face, and no layer knows who it is.
@@ -75,13 +94,12 @@ def _mean_loss(out: Tensor, sizes: dict[str, int], truth: dict[str, Tensor]) -> 
     return torch.stack(losses).mean()
 
 
-def pretrain(model: Any, processor: Any, config: PretrainConfig) -> list[float]:
+def pretrain(model: Any, processor: Any, shown: Sequence[Drawn], config: PretrainConfig) -> list[float]:
     """Train the visual module of ``model`` in place; the language model is not used. Returns the losses."""
     torch.manual_seed(config.seed)
-    portraits = [people.train_views(people.population(i), 1)[0] for i in range(config.people)]
     visual = Visual(model, processor)
-    pixels = visual.pixels(load_all(portraits))
-    truth = _truth(portraits)
+    pixels = visual.pixels(load_all(shown))
+    truth = _truth(shown)
     tokens, width = visual.features(pixels[:1])[0].shape
     examiner = Examiner(tokens, width, truth)
     parameters = [*visual.parameters().values(), *examiner.parameters()]

@@ -110,41 +110,41 @@ class View:
     blur: float
 
 
-def _rng(*key: object) -> np.random.Generator:
+def seeded(*key: object) -> np.random.Generator:
     """The same numbers for the same key, in every process."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:16], "big"))
 
 
-def _pick(rng: np.random.Generator, items: Sequence[T]) -> T:
+def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
 def identity(seed: int, population: str = "people") -> Identity:
-    rng = _rng("identity", population, seed)
-    shape = _pick(rng, list(SHAPES))
+    rng = seeded("identity", population, seed)
+    shape = pick(rng, list(SHAPES))
     stretch = {"round": (1.1, 0.9), "square": (1.04, 0.96), "long": (0.86, 1.1)}.get(shape, (1.0, 1.0))
-    skin = np.clip(np.array(_pick(rng, SKINS)) * rng.uniform(0.96, 1.03), 0, 255).astype(int).tolist()
+    skin = np.clip(np.array(pick(rng, SKINS)) * rng.uniform(0.96, 1.03), 0, 255).astype(int).tolist()
     u = rng.uniform
     return Identity(
         skin=(skin[0], skin[1], skin[2]), shape=shape, width=u(0.41, 0.49) * stretch[0],
-        height=u(0.52, 0.6) * stretch[1], iris=_pick(rng, list(IRISES)), eye_gap=u(0.36, 0.54),
+        height=u(0.52, 0.6) * stretch[1], iris=pick(rng, list(IRISES)), eye_gap=u(0.36, 0.54),
         eye_size=u(0.088, 0.142), eye_open=u(0.55, 1.05), eye_tilt=u(-0.35, 0.35), eye_height=u(-0.14, 0.04),
-        lashes=bool(u() < 0.4), brow=_pick(rng, BROWS), brow_thickness=u(0.022, 0.075), brow_tilt=u(-0.4, 0.4),
-        brow_lift=u(0.03, 0.1), brow_arch=u(0.0, 0.07), nose=_pick(rng, NOSES), nose_length=u(0.12, 0.27),
+        lashes=bool(u() < 0.4), brow=pick(rng, BROWS), brow_thickness=u(0.022, 0.075), brow_tilt=u(-0.4, 0.4),
+        brow_lift=u(0.03, 0.1), brow_arch=u(0.0, 0.07), nose=pick(rng, NOSES), nose_length=u(0.12, 0.27),
         nose_width=u(0.05, 0.12), mouth_width=u(0.12, 0.25), mouth_height=u(0.5, 0.62), lip=u(0.018, 0.06),
-        lip_colour=_pick(rng, LIPS), ear=u(0.06, 0.16), cheeks=max(0.0, u(-0.5, 0.6)), freckles=bool(u() < 0.25),
-        mole=_pick(rng, MOLES) if u() < 0.35 else None, beard=_pick(rng, BEARDS),
+        lip_colour=pick(rng, LIPS), ear=u(0.06, 0.16), cheeks=max(0.0, u(-0.5, 0.6)), freckles=bool(u() < 0.25),
+        mole=pick(rng, MOLES) if u() < 0.35 else None, beard=pick(rng, BEARDS),
     )  # fmt: skip
 
 
 def view(seed: int) -> View:
-    rng = _rng("view", seed)
+    rng = seeded("view", seed)
     u = rng.uniform
     return View(
-        hair=_pick(rng, list(HAIR)), glasses=_pick(rng, GLASSES), background=_pick(rng, list(BACKGROUND)),
-        clothes=_pick(rng, list(CLOTHES)), expression=_pick(rng, EXPRESSIONS), hair_shade=u(0.92, 1.08),
-        back=_pick(rng, BACKS), fringe=_pick(rng, FRINGES), side=_pick(rng, (-1, 1)), pattern=_pick(rng, PATTERNS),
-        background_shade=u(0.95, 1.04), cut=_pick(rng, CUTS), clothes_shade=u(0.93, 1.05), yaw=u(-0.3, 0.3),
+        hair=pick(rng, list(HAIR)), glasses=pick(rng, GLASSES), background=pick(rng, list(BACKGROUND)),
+        clothes=pick(rng, list(CLOTHES)), expression=pick(rng, EXPRESSIONS), hair_shade=u(0.92, 1.08),
+        back=pick(rng, BACKS), fringe=pick(rng, FRINGES), side=pick(rng, (-1, 1)), pattern=pick(rng, PATTERNS),
+        background_shade=u(0.95, 1.04), cut=pick(rng, CUTS), clothes_shade=u(0.93, 1.05), yaw=u(-0.3, 0.3),
         roll=u(-0.12, 0.12), scale=u(1.26, 1.42), shift=(u(-0.07, 0.07), u(0.0, 0.06)),
         light=(u(-0.14, 0.14), u(-0.1, 0.06), u(0.93, 1.07)), blur=max(0.0, u(-0.6, 0.6)),
     )  # fmt: skip
