@@ -110,7 +110,7 @@ class Settled:
 
 
 def penalty(D: Tensor, C: Tensor, scale: float | Tensor) -> Tensor:
-    """tr(D C Dᵀ) / scale, a scalar with gradient 2 D C / scale. D [out, d]; C [d, d] symmetric, of D's dtype."""
+    """tr(D C Dᵀ) / scale, a scalar with gradient 2 D C / scale. D [out, d]; C [d, d] symmetric, whose dtype serves."""
     return _quadratic(D, C) / scale
 
 
@@ -126,6 +126,6 @@ def settled_penalty(D: Tensor, settled: SettledLayer, scale: float | Tensor) -> 
 def _quadratic(D: Tensor, C: Tensor) -> Tensor:
     """tr(D C Dᵀ). The gradient 2 D C comes from the one product: autograd of ((D @ C) * D).sum() would do a second."""
     with torch.no_grad():
-        DC = D @ C
+        DC = (D.to(C.dtype) @ C).to(D.dtype)
     value = (D * DC).sum()
     return 2 * value - value.detach()

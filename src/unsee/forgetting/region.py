@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unsee.config import ForgetConfig
 from unsee.forgetting import contrast
 
 PLACES = 36  # stretches of tokens that are told apart: more cost memory, ``places * width`` floats an image
@@ -38,38 +39,35 @@ class Region:
         self, kind: str, forget: Images, neutral: Images, retain: Images, reference: Sequence[Tensor] = ()
     ) -> None:
         self.forget, self._reference = forget, list(reference)
-        named = {"forget": forget, "neutral": neutral, "retain": retain}
-        self.places = min(PLACES, *(len(f) for images in named.values() for f in images.before))
-        old = {name: self._flat(images.before) for name, images in named.items() if len(images)}
-        stay = torch.cat([old[n] for n in ("neutral", "retain") if n in old] or [old["forget"]])
-        concepts = [c for images in named.values() for c in images.concepts]
-        centre = old["neutral" if kind == "neutral" else "retain"] if kind != "reference" else stay
-        self.space = contrast.fit_space(torch.cat(list(old.values())), concepts, centre.mean(0))
-        self.scale, self.identity_scale = stay.var(0).mean(), self._identity(stay).var(0).mean()
+        sets = (forget, neutral, retain)
+        self.places = min(PLACES, *(len(f) for images in sets for f in images.before))
+        old = self._flat([f for images in sets for f in images.before])
+        first, second = len(forget), len(forget) + len(neutral)  # where neutral images begin, and retained ones
+        stay = slice(first, None) if len(old) > first else slice(None)
+        home = {"neutral": slice(first, second), "mean": slice(second, None)}.get(kind, stay)
+        self.space = contrast.fit_space(old, [c for images in sets for c in images.concepts], old[home].mean(0))
+        white = self.space.white(old)
+        who, unit = self.space.identity(white), self.space.unit
+        self.scale, self.identity_scale = old[stay].var(0).mean(), who[stay].var(0).mean()
         self.index = {c: i for i, c in enumerate(dict.fromkeys(forget.concepts))}
-        forgotten = self._concepts(old["forget"], forget.concepts)
-        self.way = forgotten  # from target to concept
-        if self._reference:
-            self.way = forgotten - self._concepts(self._flat(self._reference), forget.concepts)
-        self.away = self.way @ self.space.write.T
         whose = torch.tensor([self.index[c] for c in forget.concepts])
-        white, unit = self.space.white(old["forget"]), self.space.unit
-        self.own = unit(self.space.identity(white))
+        forgotten = self._concepts(white[:first], whose)
         if self._reference:
-            self.aims = unit(self._identity(self._flat(self._reference)))
+            there = self.space.white(self._flat(self._reference))
+            self.way = forgotten - self._concepts(there, whose)  # from target to concept
+            self.aim_identity = self.space.identity(there)
         else:
-            self.aims = unit(self.space.identity(white - self.way[whose]))
-        self.centroids = unit(forgotten)
-        self.crowd = unit(self._identity(old["neutral"])) if kind == "neutral" else None
+            self.way = forgotten
+            self.aim_identity = self.space.identity(white[:first] - forgotten[whose])
+        self.away = self.way @ self.space.write.T
+        self.own, self.aims, self.centroids = unit(who[:first]), unit(self.aim_identity), unit(forgotten)
+        self.crowd = unit(who[home]) if kind == "neutral" else None
 
-    def _concepts(self, flat: Tensor, concepts: Sequence[str]) -> Tensor:
+    def _concepts(self, white: Tensor, whose: Tensor) -> Tensor:
         """Who each concept is, as far as its images tell: ``[concepts, r]``."""
-        rows = [[i for i, c in enumerate(concepts) if c == g] for g in dict.fromkeys(concepts)]
-        means = torch.stack([flat[r].mean(0) for r in rows])
-        return self.space.identity(self.space.white(means), torch.tensor([len(r) for r in rows]))
-
-    def _identity(self, flat: Tensor) -> Tensor:
-        return self.space.identity(self.space.white(flat))
+        parts = [white[whose == i] for i in range(len(self.index))]
+        views = torch.tensor([len(p) for p in parts])
+        return self.space.identity(torch.stack([p.mean(0) for p in parts]), views)
 
     def aim(self, image: int) -> Tensor:
         """Target of a forget image, token by token: ``[tokens, width]``."""
@@ -82,22 +80,28 @@ class Region:
     def _flat(self, features: Sequence[Tensor]) -> Tensor:
         return contrast.flat(features, self.places)
 
-    def loss(self, new: Sequence[Tensor], images: Sequence[int], temperature: float, floor: float) -> Tensor:
-        """L_F of forget ``images`` whose features are now ``new``, with what lies under ``floor`` counted as done."""
-        chosen = torch.tensor(images)
-        u = self.space.unit(self._identity(self._flat(new)))
-        each = contrast.loss(u, self.aims[chosen], self.own[chosen], self.centroids, temperature, self.crowd)
-        return (each - floor).clamp(min=0).mean()
+    def losses(
+        self,
+        forgotten: Sequence[Tensor],
+        images: Sequence[int],
+        stay: Sequence[Tensor],
+        old: Sequence[Tensor],
+        config: ForgetConfig,
+    ) -> dict[str, Tensor]:
+        """Terms of the loss. Features of the forget ``images`` are now ``forgotten``; ``stay`` were ``old`` before.
 
-    def drift(self, new: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        """L_R: squared distance of features from ``target``, over the variance of what stays; half of it of identity.
-
-        What is seen weighs most in the plain distance, who it is in the other.
+        ``forget``: L_F, with what lies under the floor counted as done. ``anchor``, ``keep`` (L_R): squared distance
+        from the target, over the variance of what stays; half of it of identity. What is seen weighs most in the plain
+        distance, who it is in the other.
         """
-        change = self._flat(new) - self._flat(target)
-        seen = change.square().mean() / self.scale
-        who = self.space.identity(change @ self.space.read).square().mean() / self.identity_scale
-        return (seen + who) / 2
+        n, read = len(images), self.space.read.to(torch.bfloat16 if config.bf16 else torch.float32)
+        change = self._flat([*forgotten, *stay]) - self._flat([*(self.aim(i) for i in images), *old])
+        told = self.space.identity((change.to(read.dtype) @ read).float())
+        u = self.space.unit(self.aim_identity[images] + told[:n])
+        each = contrast.loss(u, self.aims[images], self.own[images], self.centroids, config.temperature, self.crowd)
+        far = change.square().mean(1) / self.scale + told.square().mean(1) / self.identity_scale
+        terms = {"forget": (each - config.floor).clamp(min=0).mean(), "anchor": far[:n].mean() / 2}
+        return terms | ({"keep": far[n:].mean() / 2} if old else {})
 
     def left(self, check: Images, now: Sequence[Tensor]) -> Tensor:
         """Share of its identity that each view still shows, ``[views]``: 1 as before forgetting, 0 at the target."""

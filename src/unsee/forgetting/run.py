@@ -98,7 +98,7 @@ class Forgetting:
             projectors = {n: fitted[shared[n]].to(m.weight.device, m.weight.dtype) for n, m in self.layers.items()}
         self.rank = {n: p.rank for n, p in projectors.items()}
         self.energy = {n: _energy(self.base[n], self.second[n]) for n in self.layers}
-        self.fast = {n: c.float() for n, c in self.second.items()}
+        self.fast = {n: c.to(torch.bfloat16 if config.bf16 else torch.float32) for n, c in self.second.items()}
         trained = [(cast(nn.Parameter, m.weight), projectors.get(n)) for n, m in self.layers.items()]
         self.optimizer = ProjectedAdam(trained, lr=config.lr)
 
@@ -120,10 +120,7 @@ class Forgetting:
         new = self.features([s.pixels[i] for s, index in chosen for i in index])
         forgotten, stay = new[: len(f)], new[len(f) :]
         old = [s.before[i] for s, index in chosen[1:] for i in index]
-        terms = {"forget": self.region.loss(forgotten, f, config.temperature, config.floor)}
-        terms["anchor"] = self.region.drift(forgotten, [self.region.aim(i) for i in f])
-        if old:
-            terms["keep"] = self.region.drift(stay, old)
+        terms = self.region.losses(forgotten, f, stay, old, config)
         if config.constraint == "cumulative":
             terms["penalty"] = self.penalty()
         if self.settled.n:
