@@ -30,6 +30,7 @@ Source = Path | str | Sequence[Concept]
 HELD_BACK, MOST_HELD_BACK = 0.2, 5  # share and number of a concept's images that only tell when it is forgotten
 VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
+ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
 
 
 @dataclass
@@ -111,7 +112,7 @@ def prepare(
     altered = copies(request.forget)
     train = images_of(visual, learn, altered, config.seed)
     check = images_of(visual, held, altered, config.seed + 1)
-    neutral, retain = images_of(visual, request.neutral), images_of(visual, request.retain)
+    neutral, retain = (images_of(visual, c, fill(c), config.seed + 2) for c in (request.neutral, request.retain))
     layers = visual.linears(train.pixels[:1])
     chosen = _trained(visual, layers, train, config)
     aims = look(reference.features, train.pixels) if reference else []
@@ -170,6 +171,12 @@ def check_finite(visual: Visual) -> None:
 def copies(concepts: Sequence[Concept]) -> int:
     """How many altered copies of each image make up for few views."""
     return max(1, min(COPIES, VIEWS // min(len(c.images) for c in concepts) - 1))
+
+
+def fill(concepts: Sequence[Concept]) -> int:
+    """How many altered copies of each image of what stays make up for few images."""
+    images = sum(len(c.images) for c in concepts)
+    return min(COPIES, -(-ENOUGH // images) - 1) if images else 0
 
 
 def _hold_back(concept: Concept) -> tuple[Concept, Concept]:
