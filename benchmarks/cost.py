@@ -26,7 +26,7 @@ from unsee.data.images import load_all
 from unsee.data.study import PeopleStudy
 from unsee.files import write_json
 from unsee.forgetting.region import Images
-from unsee.forgetting.run import BATCH
+from unsee.forgetting.run import look
 from unsee.progress import say
 from unsee.vision.attention import attention_for
 from unsee.vision.blocks import Upper, upper_layers
@@ -56,13 +56,11 @@ def bare(visual: Visual, sets: list[Images], config: ForgetConfig, steps: int, u
     layers = visual.linears(sets[0].pixels[:1])
     trained = upper_layers(visual, layers, sets[0].pixels[:1], config.depth)
     weights = [layers[n].weight for n in trained]
-    short = Upper(visual, layers, trained, sets[0].pixels[:1], config.bf16)
+    short = Upper(visual, layers, trained, sets[0].pixels[:2], sum(map(len, sets)) if upper else 10**12, config.bf16)
     started = time.perf_counter()
-    pixels = [short.enter(s.pixels, BATCH) if upper else s.pixels for s in sets]
-    with torch.no_grad():
-        for part in pixels:
-            for at in range(0, len(part), BATCH):
-                short.features(part[at : at + BATCH])
+    pixels = [[dict(p) for p in s.pixels] for s in sets]
+    for part in pixels:
+        look(short.look, part)
     for step in range(steps):
         batch = [p for part in pixels[:3] for p in [*part, *part][step % len(part) :][: config.batch]]
         total = torch.stack([f.float().square().mean() for f in short.features(batch)]).sum()

@@ -31,26 +31,27 @@ def test_depth_takes_the_last_blocks_and_what_runs_after(visual, shown):
 
 def test_the_upper_part_gives_what_the_whole_gives(visual, shown):
     layers = visual.linears(shown[:1])
-    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:1], bf16=False)
-    entered = upper.enter(shown, 2)
-    assert all(HIDDEN in p for p in entered)
+    whole = visual.features(shown)
+    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:2], len(shown), bf16=False)
+    looked = upper.look(shown)
+    assert all(HIDDEN in p for p in shown)
     with torch.no_grad():
-        for a, b in zip(upper.features(entered), visual.features(shown), strict=True):
-            assert torch.allclose(a, b, atol=1e-5)
+        for a, b, c in zip(upper.features(shown), looked, whole, strict=True):
+            assert torch.allclose(a, c, atol=1e-5) and torch.equal(b, c)
 
 
 def test_it_follows_a_change_of_upper_layers_and_not_of_lower_ones(visual, shown):
     layers = visual.linears(shown[:1])
     trained = upper_layers(visual, layers, shown[:1], 0.3)
-    upper = Upper(visual, layers, trained, shown[:1], bf16=False)
-    entered = upper.enter(shown, 2)
+    upper = Upper(visual, layers, trained, shown[:2], len(shown), bf16=False)
+    upper.look(shown)
     with torch.no_grad():
-        before = torch.stack(upper.features(entered))
+        before = torch.stack(upper.features(shown))
         lower = next(m for n, m in layers.items() if n not in trained)
         lower.weight.mul_(1.5)
-        assert torch.equal(before, torch.stack(upper.features(entered)))
+        assert torch.equal(before, torch.stack(upper.features(shown)))
         layers[trained[0]].weight.mul_(1.5)
-        assert not torch.allclose(before, torch.stack(upper.features(entered)))
+        assert not torch.allclose(before, torch.stack(upper.features(shown)))
 
 
 def test_a_tower_that_reads_lower_blocks_runs_whole(visual, shown, monkeypatch):
@@ -64,13 +65,22 @@ def test_a_tower_that_reads_lower_blocks_runs_whole(visual, shown, monkeypatch):
         return [f + seen[-1].mean() for f in found]
 
     monkeypatch.setattr(visual, "features", features)
-    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:1], bf16=False)
-    assert all(HIDDEN not in p for p in upper.enter(shown, 2))
+    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:2], len(shown), bf16=False)
+    upper.look(shown)
+    assert all(HIDDEN not in p for p in shown)
+
+
+def test_what_would_not_fit_in_memory_is_not_remembered(visual, shown):
+    layers = visual.linears(shown[:1])
+    Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:2], 10**9, bf16=False).look(shown)
+    assert all(HIDDEN not in p for p in shown)
 
 
 def test_the_projector_alone_reruns_one_block_and_an_early_layer_all(visual, shown):
     layers = visual.linears(shown[:1])
     late = [n for n in layers if "projector" in n or "merger" in n]
-    assert all(HIDDEN in p for p in Upper(visual, layers, late, shown[:1], bf16=False).enter(shown, 2))
     early = [next(iter(layers)), *late]
-    assert all(HIDDEN not in p for p in Upper(visual, layers, early, shown[:1], bf16=False).enter(shown, 2))
+    Upper(visual, layers, early, shown[:2], len(shown), bf16=False).look(shown)
+    assert all(HIDDEN not in p for p in shown)
+    Upper(visual, layers, late, shown[:2], len(shown), bf16=False).look(shown)
+    assert all(HIDDEN in p for p in shown)

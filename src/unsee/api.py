@@ -20,7 +20,7 @@ from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.region import Images
-from unsee.forgetting.run import BATCH, Forgetting, Forgotten, look, record
+from unsee.forgetting.run import Forgetting, Forgotten, look, record
 from unsee.vision.attention import attention_for
 from unsee.vision.blocks import Upper, upper_layers
 from unsee.vision.module import Visual
@@ -116,15 +116,13 @@ def prepare(
     layers = visual.linears(train.pixels[:1])
     chosen = _trained(visual, layers, train, config)
     aims = look(reference.features, train.pixels) if reference else []
-    upper = Upper(visual, layers, list(chosen), train.pixels[:1], config.bf16)
     sets = (train, check, neutral, retain)
-    for images in sets:
-        images.pixels = upper.enter(images.pixels, BATCH)
+    upper = Upper(visual, layers, list(chosen), train.pixels[:2], sum(map(len, sets)), config.bf16)
     if moments is None:
-        moments = record(upper.features, chosen, retain if retain.pixels else neutral, meta)
+        moments = record(upper.look, chosen, retain if retain.pixels else neutral, meta)
     for images in sets:
         if not images.before:
-            images.before = look(upper.features, images.pixels)
+            images.before = look(upper.look, images.pixels)
     return Forgetting(upper.features, chosen, train, check, neutral, retain, moments, config, reference=aims)
 
 

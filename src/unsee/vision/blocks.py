@@ -49,31 +49,44 @@ def _order(visual: Visual, layers: dict[str, nn.Linear], probe: Sequence[Pixels]
 
 
 class Upper:
-    """The visual module from its first trained block on. What is below does not change, so it runs once per image."""
+    """The visual module from its first trained block on. What is below does not change, so it runs once per image.
+
+    ``probe``: two images to try it with. ``images``: how many are to be remembered.
+    """
 
     def __init__(
-        self, visual: Visual, layers: dict[str, nn.Linear], trained: Sequence[str], probe: Sequence[Pixels], bf16: bool
-    ) -> None:
+        self, visual: Visual, layers: dict[str, nn.Linear], trained: Sequence[str], probe: Sequence[Pixels],
+        images: int, bf16: bool,
+    ) -> None:  # fmt: skip
         self.visual, self.bf16 = visual, bf16
-        ran, blocks = _order(visual, layers, probe), _blocks(layers)
+        ran, blocks = _order(visual, layers, probe[:1]), _blocks(layers)
         fixed = set(ran[: min(ran.index(n) for n in trained)])
         below = [b for b in blocks[:-1] if fixed.issuperset(n for n in layers if n.startswith(f"{b}."))]
         modules: list[nn.Module] = [visual.model.get_submodule(b) for b in blocks]
         self.lower = modules[: len(below)]
         self.first = modules[len(below)] if modules else visual.model
+        if self.lower and not self._serves(probe, images):
+            self.lower = []
 
-    def enter(self, pixels: Sequence[Pixels], batch: int) -> list[Pixels]:
-        """``pixels``, each with what enters the first trained block; as they are where that cannot serve."""
-        if not self.lower or not pixels:
-            return list(pixels)
-        first = self._hidden(pixels[:1])
-        if len(pixels) * first[0].nbytes > CACHE_BYTES or not self._agrees(pixels[:2]):
-            return list(pixels)
-        result: list[Pixels] = []
-        for start in range(0, len(pixels), batch):
-            part = pixels[start : start + batch]
-            result += [{**p, HIDDEN: h} for p, h in zip(part, self._hidden(part), strict=True)]
-        return result
+    @torch.no_grad()
+    def look(self, batch: Sequence[Pixels]) -> list[Tensor]:
+        """Features through the whole module; each image keeps what entered the first trained block, under HIDDEN."""
+        if not self.lower:
+            return self._features(batch)
+        seen: list[Tensor] = []
+        handle = self.first.register_forward_pre_hook(
+            lambda _m, args, kw: seen.append(_given(args, kw)), with_kwargs=True
+        )
+        try:
+            features = self._features(batch)
+        finally:
+            handle.remove()
+        joined = seen[0]
+        packed = len(joined) != len(batch)  # a row a patch, of all images
+        parts = joined.split([len(p["pixel_values"]) for p in batch] if packed else 1)
+        for pixels, hidden in zip(batch, parts, strict=True):
+            pixels[HIDDEN] = hidden
+        return features
 
     def features(self, batch: Sequence[Pixels]) -> list[Tensor]:
         """As ``Visual.features``, from the first trained block on where all images have entered it."""
@@ -88,25 +101,16 @@ class Upper:
             return self.visual.features(batch)
 
     @torch.no_grad()
-    def _hidden(self, batch: Sequence[Pixels]) -> list[Tensor]:
-        seen: list[Tensor] = []
-        handle = self.first.register_forward_pre_hook(
-            lambda _m, args, kw: seen.append(_given(args, kw)), with_kwargs=True
-        )
-        try:
-            self._features(batch)
-        finally:
-            handle.remove()
-        joined = seen[0]
-        if len(joined) == len(batch):
-            return list(joined.split(1))
-        return list(joined.split([len(p["pixel_values"]) for p in batch]))  # packed: a row a patch
+    def _serves(self, probe: Sequence[Pixels], images: int) -> bool:
+        """Whether there is room for all images, and the short way gives what the long one does.
 
-    @torch.no_grad()
-    def _agrees(self, pixels: Sequence[Pixels]) -> bool:
-        """Whether the short way gives what the long one does; a tower that also reads lower blocks differs."""
-        entered = [{**p, HIDDEN: h} for p, h in zip(pixels, self._hidden(pixels), strict=True)]
-        pairs = zip(self.features(entered), self._features(pixels), strict=True)
+        A tower that also reads lower blocks differs.
+        """
+        entered = [dict(p) for p in probe]
+        whole = self.look(entered)
+        if images * max(p[HIDDEN].nbytes for p in entered) > CACHE_BYTES:
+            return False
+        pairs = zip(self.features(entered), whole, strict=True)
         return all(torch.allclose(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max())) for a, b in pairs)
 
     @contextmanager
