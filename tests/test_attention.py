@@ -44,3 +44,15 @@ def test_towers_that_pack_are_found(checkpoints):
                 m.config._attn_implementation for m in Visual(model, processor).model.modules() if hasattr(m, "config")
             }
         assert (PACKED in names) == packs and "eager" in names
+
+
+@pytest.mark.parametrize("sides", [(2, 3, 3), (2, 6, 6)])
+def test_a_convolution_is_the_same_whether_or_not_its_kernel_covers_its_input(sides):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(3, 5, (2, 3, 3), stride=(2, 3, 3))
+    shown = torch.randn(4, 3, *sides)
+    plain = conv(shown)
+    with attention_for(conv, True):
+        fast = conv(shown)
+    assert fast.shape == plain.shape and torch.allclose(fast, plain, atol=1e-5)
+    assert "forward" not in vars(conv)
