@@ -48,14 +48,14 @@ def main() -> None:
     points = []
     with attention_for(model, base.bf16):
         job = api.prepare(visual, Request(*shown), None, base)
-        for retain in (True, False):
+        kept = {"retain": job.retain, "statistics": api.drawn(job.features, job.moments, job.forget, base)}
+        for mode, retain in kept.items():
             for form in get_args(Constraint):
                 for strength in STRENGTHS:
                     config = replace(base, constraint=form, keep=base.keep / strength, penalty=base.penalty / strength)
                     job.variant(config, retain).run()
                     metrics = tasks.metrics(tasks.sit(model, processor, exam, probabilities=False))
                     model.load_state_dict(state)
-                    mode = "retain" if retain else "statistics"
                     points.append({"form": form, "mode": mode, "strength": strength, "metrics": metrics})
                     say(f"{form} {mode} strength {strength}: {brief(metrics)}")
     command = "python benchmarks/tradeoff.py " + " ".join(sys.argv[1:])

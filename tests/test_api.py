@@ -82,6 +82,20 @@ def test_statistics_stand_in_for_retained_images(checkpoint, sets, tmp_path):
         unsee.forget(model, processor, **few, statistics=moments)
 
 
+def test_what_is_gone_is_drawn_from_its_statistics(checkpoint, sets, capsys):
+    model, processor = load_full(checkpoint)
+    few = {"forget": sets["forget"], "neutral": sets["neutral"]}
+    few["statistics"] = unsee.statistics(model, processor, sets["retain"])
+
+    def last(**settings) -> dict[str, float]:
+        return _alone(checkpoint, **few, config=ForgetConfig(steps=2, batch=4, **settings)).history[-1]
+
+    assert last()["keep"] != last(replay=0)["keep"]
+    assert "nothing can be drawn" not in capsys.readouterr().err
+    last(depth=0.6)
+    assert "nothing can be drawn from the statistics" in capsys.readouterr().err
+
+
 def test_a_folder_may_be_named_instead_of_read(checkpoints, images):
     known, neutral = images / "known", str(images / "neutral")
     result = _alone(checkpoints["llava"], forget=known, neutral=neutral, config=ForgetConfig(steps=1, batch=4))

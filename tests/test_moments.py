@@ -184,7 +184,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path) -> None:
         "stub": good[:20],
         "empty": b"",
         "text": b"hello world, not a tensor in sight",
-        "newer": good.replace(b'\\"version\\": 1', b'\\"version\\": 9'),
+        "newer": good.replace(b'\\"version\\": 2', b'\\"version\\": 9'),
         "settled": good.replace(b'\\"moments\\"', b'\\"settled\\"'),
         "lacking": good.replace(b'\\"counts\\"', b'\\"amount\\"'),
         "other key": good.replace(b'\\"counts\\": {\\"out', b'\\"counts\\": {\\"oot'),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unsee.concepts import Concept, Request
 from unsee.config import ForgetConfig
@@ -20,9 +20,11 @@ from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.region import Images
-from unsee.forgetting.run import Forgetting, Forgotten, look, record
+from unsee.forgetting.replay import Replay
+from unsee.forgetting.run import Features, Forgetting, Forgotten, look, record
+from unsee.progress import say
 from unsee.vision.attention import attention_for
-from unsee.vision.blocks import Upper, upper_layers
+from unsee.vision.blocks import HIDDEN, Upper, upper_layers
 from unsee.vision.module import Visual
 from unsee.vision.patch import Patch, fingerprint, tensor_hash
 
@@ -30,6 +32,7 @@ Source = Path | str | Sequence[Concept]
 HELD_BACK, MOST_HELD_BACK = 0.2, 5  # share and number of a concept's images that only tell when it is forgotten
 VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
+DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
 ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
 
 
@@ -49,13 +52,30 @@ def concepts_of(source: Source | None) -> list[Concept]:
     return list(read_folder(source).concepts) if isinstance(source, str | Path) else list(source)
 
 
-def statistics(model: Any, processor: Any, images: Source) -> Moments:
-    """Second moments of ``images``: all that forgetting needs of what is to stay. They add with ``+``."""
+def statistics(model: Any, processor: Any, images: Source, depth: float = ForgetConfig.depth) -> Moments:
+    """Second moments of ``images``, and their distribution where they enter the last ``depth`` of the blocks.
+
+    All that forgetting needs of what is to stay. They add with ``+``.
+    """
     visual = Visual(model, processor)
     check_finite(visual)
     shown = images_of(visual, concepts_of(images))
     layers = visual.linears(shown.pixels[:1])
-    return record(visual.features, layers, shown, {"model": fingerprint(visual.tensors())})
+    trained = upper_layers(visual, layers, shown.pixels[:1], depth)
+    upper = Upper(visual, layers, trained, shown.pixels[:2], len(shown), bf16=False)
+    return _record(upper, layers, shown, {"model": fingerprint(visual.tensors())})
+
+
+def _record(upper: Upper, layers: dict[str, nn.Linear], shown: Images, meta: dict[str, str]) -> Moments:
+    """One pass over ``shown``: moments of ``layers``, features, and the distribution of what enters the upper part."""
+    moments = record(upper.look, layers, shown, meta)
+    entered = [p.get(HIDDEN) for p in shown.pixels]
+    if any(h is None or h.shape != entered[0].shape for h in entered):
+        return moments  # images of different sizes, or a module that runs whole
+    groups: dict[str, list[Tensor]] = {}
+    for concept, hidden in zip(shown.concepts, entered, strict=True):
+        groups.setdefault(concept, []).append(hidden)
+    return replace(moments, replay=Replay.fit(map(torch.stack, groups.values()), upper.block))
 
 
 def forget(
@@ -119,11 +139,36 @@ def prepare(
     sets = (train, check, neutral, retain)
     upper = Upper(visual, layers, list(chosen), train.pixels[:2], sum(map(len, sets)), config.bf16)
     if moments is None:
-        moments = record(upper.look, chosen, retain if retain.pixels else neutral, meta)
+        moments = _record(upper, chosen, retain if retain.pixels else neutral, meta)
     for images in sets:
         if not images.before:
             images.before = look(upper.look, images.pixels)
+    if not retain.pixels and config.replay and _fits(upper, moments, train):
+        retain = drawn(upper.features, moments, train, config)
     return Forgetting(upper.features, chosen, train, check, neutral, retain, moments, config, reference=aims)
+
+
+def _fits(upper: Upper, moments: Moments, like: Images) -> bool:
+    """Whether the statistics tell what enters ``upper`` now, as ``like`` has."""
+    replay, hidden = moments.replay, like.pixels[0].get(HIDDEN)
+    if replay is None or hidden is None or (replay.block, replay.shape) != (upper.block, tuple(hidden.shape)):
+        say("nothing can be drawn from the statistics: they do not tell what enters the blocks that train now")
+        return False
+    return True
+
+
+def drawn(features: Features, moments: Moments, like: Images, config: ForgetConfig) -> Images:
+    """Retained images drawn from their statistics.
+
+    ``like``: images that have entered the upper part. Of a drawn image only what enters there is drawn; its pixels,
+    which the module still reads, are another's.
+    """
+    if not config.replay or not moments.replay:
+        return Images([], [])
+    first = like.pixels[0]
+    hidden = moments.replay.draw(-(-config.replay // DRAWN_VIEWS), DRAWN_VIEWS, config.seed).to(first[HIDDEN])
+    pixels = [{**first, HIDDEN: h} for h in hidden]
+    return Images(pixels, [f"drawn {i // DRAWN_VIEWS}" for i in range(len(pixels))], look(features, pixels))
 
 
 def _trained(visual: Visual, layers: dict[str, nn.Linear], shown: Images, config: ForgetConfig) -> dict[str, nn.Linear]:

@@ -76,7 +76,7 @@ def forget(
         from unsee.plan import plan
 
         job = api.prepare(visual, request, statistics, config, never)
-        print("\n".join(plan(visual, job, time.perf_counter() - started).lines()))
+        print("\n".join(plan(visual, job, time.perf_counter() - started, bool(retain)).lines()))
         return
     asked = runs.resolved(
         config, model=model, forget=forget, out=out, retain=retain, statistics=statistics, neutral=neutral,

@@ -31,6 +31,7 @@ from unsee.finetune import finetune
 from unsee.forgetting import nullspace
 from unsee.forgetting.contrast import fit_space, flat
 from unsee.forgetting.moments import Moments
+from unsee.forgetting.region import Images
 from unsee.forgetting.run import Forgetting, Forgotten, record
 from unsee.progress import say
 from unsee.report import Report, Shot, write_page
@@ -112,8 +113,13 @@ class Demo:
         with attention_for(self.model, SETTINGS.bf16):
             return job.run(watch=watch)
 
-    def changed(self, job: Forgetting, retain: bool = True, **settings: Any) -> None:
+    def changed(self, job: Forgetting, retain: Images | None = None, **settings: Any) -> None:
         self.ours(job.variant(replace(SETTINGS, **settings), retain))
+
+    def drawn(self, job: Forgetting) -> Images:
+        """Retained images drawn from their statistics, as where they are gone."""
+        with attention_for(self.model, SETTINGS.bf16):
+            return api.drawn(job.features, job.moments, job.forget, SETTINGS)
 
     def watch(self) -> Callable[[int], dict[str, float]]:
         """Names of a few people of each group, asked while the model forgets: the curve of the report."""
@@ -168,8 +174,8 @@ def run(out: Path) -> dict[str, Any]:
     say("the same with a part changed")
     ablations: dict[str, Sitting] = {}
     cases: dict[str, Callable[[], None]] = {
-        "CVF_without_null_space": lambda: demo.changed(job, retain=False, constraint="none", keep=0.0),
-        "null_space_without_retain_images": lambda: demo.changed(job, retain=False),
+        "CVF_without_null_space": lambda: demo.changed(job, Images([], []), constraint="none", keep=0.0),
+        "null_space_without_retain_images": lambda: demo.changed(job, demo.drawn(job)),
         "projector_only": lambda: demo.changed(job, layers="projector"),
         "LLM_unfrozen": demo.llm_unfrozen,
     }

@@ -43,18 +43,19 @@ class Plan:
             head,
             *rows,
             f"trains {len(self.layers)} layers, {trained:,} of {self.visual_parameters:,} visual parameters",
-            "images: " + ", ".join(f"{n} {kind}" for kind, n in self.images.items()),
+            "images, with altered copies: " + ", ".join(f"{n} {kind}" for kind, n in self.images.items()),
             f"about {clock(self.seconds)} and {self.bytes / 2**30:.1f} GiB of memory; nothing was written",
         ]
 
 
-def plan(visual: Visual, job: Forgetting, prepared: float) -> Plan:
-    """``prepared``: seconds that loading and preparing took."""
+def plan(visual: Visual, job: Forgetting, prepared: float, given: bool) -> Plan:
+    """``prepared``: seconds that loading and preparing took. ``given``: retained images were, and are not drawn."""
     weights = [m.weight for m in job.layers.values()]
     started = time.perf_counter()
     torch.autograd.grad(torch.stack(list(job.losses(0).values())).sum(), weights)
     step = time.perf_counter() - started
-    sets = {"to forget": job.forget, "held back": job.check, "neutral": job.neutral, "retained": job.retain}
+    sets = {"to forget": job.forget, "held back": job.check, "neutral": job.neutral}
+    sets |= {"retained" if given else "drawn from statistics": job.retain}
     return Plan(
         [_layer(job, name) for name in job.layers],
         {kind: len(images) for kind, images in sets.items()},

@@ -20,8 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unsee.errors import UnseeError
+from unsee.forgetting.replay import Replay
 
-VERSION = 1  # of the files written by save_state
+VERSION = 2  # of the files written by save_state
+REPLAY = "replay."  # before the names of its tensors in a file
 ROWS = 4096  # rows converted to float64 at a time: 128 MiB for an input 4096 wide
 
 
@@ -31,7 +33,8 @@ class Moments:
 
     ``matrices``: key → [d, d] float64, the sum of x xᵀ over rows; ``counts``: key → number of rows; ``layers``: layer
     name → key (layers that share an input, as q, k, v do, share a matrix); ``images``: how many images were seen;
-    ``meta``: what the sums depend on, e.g. the model's fingerprint: sums whose meta differ are not added.
+    ``meta``: what the sums depend on, e.g. the model's fingerprint: sums whose meta differ are not added. ``replay``:
+    the distribution of what enters the first trained block, where it was recorded.
     """
 
     matrices: dict[str, Tensor]
@@ -39,6 +42,7 @@ class Moments:
     layers: dict[str, str]
     images: int = 0
     meta: dict[str, str] = field(default_factory=dict)
+    replay: Replay | None = None
 
     def mean(self, layer: str) -> Tensor:
         """The mean of x xᵀ over rows, [d, d] float64. UnseeError: an unknown layer, or one with no rows."""
@@ -71,27 +75,45 @@ class Moments:
             k: m.add(other.matrices[k], alpha=sign) if counts[k] else torch.zeros_like(m)
             for k, m in self.matrices.items()
         }
-        return Moments(matrices, counts, dict(self.layers), images, dict(self.meta))
+        return Moments(matrices, counts, dict(self.layers), images, dict(self.meta), self._replay(other, sign))
+
+    def _replay(self, other: Moments, sign: int) -> Replay | None:
+        """None where one of the two has none, was recorded elsewhere in the model, or nothing is left."""
+        one, two = self.replay, other.replay
+        if not one or not two or (one.block, one.shape) != (two.block, two.shape):
+            return None
+        if sign > 0:
+            return one + two
+        return one - two if one.concepts > two.concepts else None
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; the same moments give the same bytes."""
-        info = {"counts": self.counts, "layers": self.layers, "images": self.images, "meta": self.meta}
-        save_state(path, "moments", self.matrices, info)
+        info: dict[str, Any] = {
+            "counts": self.counts, "layers": self.layers, "images": self.images, "meta": self.meta, "replay": None,
+        }  # fmt: skip
+        tensors = dict(self.matrices)
+        if self.replay:
+            parts, info["replay"] = self.replay.state()
+            tensors |= {REPLAY + name: part for name, part in parts.items()}
+        save_state(path, "moments", tensors, info)
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
         """Read what ``save`` wrote. UnseeError: missing, truncated or another kind of file."""
-        matrices, info = load_state(path, "moments")
+        tensors, info = load_state(path, "moments")
+        matrices = {k: t for k, t in tensors.items() if not k.startswith(REPLAY)}
+        parts = {k.removeprefix(REPLAY): t for k, t in tensors.items() if k.startswith(REPLAY)}
         try:
             counts = {str(k): int(n) for k, n in info["counts"].items()}
             layers, meta = _words(info["layers"]), _words(info["meta"])
             images = int(info["images"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            replay = Replay.restored(parts, info["replay"]) if info["replay"] else None
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise _foreign(path, "moments", f"its header lacks or garbles {error}") from error
         square = all(m.dim() == 2 and m.shape[0] == m.shape[1] and m.dtype == torch.float64 for m in matrices.values())
         if not square or counts.keys() != matrices.keys() or set(layers.values()) != set(matrices):
             raise _foreign(path, "moments", "its tensors do not match its header")
-        return cls(matrices, counts, layers, images, meta)
+        return cls(matrices, counts, layers, images, meta, replay)
 
 
 class MomentRecorder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,14 +103,13 @@ class Forgetting:
         trained = [(cast(nn.Parameter, m.weight), projectors.get(n)) for n, m in self.layers.items()]
         self.optimizer = ProjectedAdam(trained, lr=config.lr)
 
-    def variant(self, config: ForgetConfig, retain: bool = True) -> Forgetting:
+    def variant(self, config: ForgetConfig, retain: Images | None = None) -> Forgetting:
         """The same request with other settings, from the features already computed, before this one has run.
 
-        ``config.layers`` chooses among the layers of this one; without ``retain`` the loss uses no retained image.
+        ``config.layers`` chooses among the layers of this one. ``retain``: in place of the retained images.
         """
         layers = {n: m for n, m in self.layers.items() if config.names(n)}
-        kept = self.retain if retain else Images([], [])
-        images = (self.forget, self.check, self.neutral, kept)
+        images = (self.forget, self.check, self.neutral, self.retain if retain is None else retain)
         return Forgetting(self.features, layers, *images, self.moments, config, self.base, self.settled, self.reference)
 
     def losses(self, step: int) -> dict[str, Tensor]:
@@ -157,6 +157,7 @@ class Forgetting:
                 for group in self.optimizer.param_groups:
                     group["lr"] = config.lr * _rate(step, gone, config)
                 terms = self.losses(step)
+                weights["penalty"] = config.penalty * eased(history, config)
                 total = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
                 if not torch.isfinite(total):
                     raise UnseeError(
@@ -206,6 +207,19 @@ def forgotten_at(history: Sequence[dict[str, float]], config: ForgetConfig) -> i
     if config.stop <= 0:
         return 0
     return next((int(h["step"]) for h in history if h.get("left", 1.0) < config.stop), 0)
+
+
+def eased(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
+    """Share of the penalty that still holds: halved at each check from which the target would not leave in time.
+
+    How strict a penalty can be differs between models and requests by more than ten times. It starts strict.
+    """
+    left = [1.0, *(h["left"] for h in history if "left" in h)]
+    share, checks = 1.0, math.ceil(config.steps / 1.5) // CHECK
+    for n, (before, now) in enumerate(pairwise(left), start=1):
+        if now >= config.stop and now - (before - now) * (checks - n) > config.stop:
+            share /= 2
+    return share
 
 
 def _end(gone: int, config: ForgetConfig) -> int:

@@ -65,6 +65,7 @@ class Upper:
         modules: list[nn.Module] = [visual.model.get_submodule(b) for b in blocks]
         self.lower = modules[: len(below)]
         self.first = modules[len(below)] if modules else visual.model
+        self.block = blocks[len(below)] if blocks else ""
         if self.lower and not self._serves(probe, images):
             self.lower = []
 

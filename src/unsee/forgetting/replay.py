@@ -1,0 +1,115 @@
+"""Replay from statistics: what enters the first trained block, drawn anew when the retained images are gone.
+
+Ours, no paper's: second moments bound what each layer does to retained inputs one by one; drawn inputs, with what the
+module made of them before the request, hold what all layers do together (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unsee.errors import UnseeError
+
+RANK = 256  # directions that are kept of each covariance; up to twice as many are exact
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Concepts vary around ``mean`` [D], images around their concept; D = all tokens of an image, side by side.
+
+    ``between``, ``within`` [r, D], r ≤ 2 RANK: factors F, with FᵀF the scatter of the concepts' means and of images
+    around them. ``concepts``, ``images``: how many were seen. ``shape``: of what enters block ``block`` for one image.
+    Two add with ``+``; ``-`` takes concepts out again; exact as long as no more than 2 RANK directions are needed.
+    """
+
+    mean: Tensor
+    between: Tensor
+    within: Tensor
+    concepts: int
+    images: int
+    shape: tuple[int, ...]
+    block: str
+
+    @classmethod
+    def fit(cls, concepts: Iterable[Tensor], block: str) -> Replay:
+        """``concepts``: the inputs of each concept's images, [images, *shape]; one concept at a time is held."""
+        total: Replay | None = None
+        for x in concepts:
+            rows = x.detach().to("cpu", torch.float32).flatten(1)
+            mean = rows.mean(0)
+            one = cls(
+                mean, rows[:0], rows - mean if len(rows) > 1 else rows[:0], 1, len(rows), tuple(x.shape[1:]), block
+            )
+            total = one if total is None else total + one
+        if total is None:
+            raise UnseeError("nothing to replay: give the inputs of at least one concept.")
+        return total
+
+    def __add__(self, other: Replay) -> Replay:
+        """Both sets of concepts. UnseeError: of another block or shape."""
+        return self._combine(other, 1)
+
+    def __sub__(self, other: Replay) -> Replay:
+        """Without ``other``'s concepts, which must be among these, and not all of them."""
+        return self._combine(other, -1)
+
+    def _combine(self, other: Replay, sign: int) -> Replay:
+        if (self.block, self.shape) != (other.block, other.shape):
+            raise UnseeError(f"inputs of {self.block} {self.shape} and of {other.block} {other.shape} do not add.")
+        a, b = self.concepts, other.concepts
+        n = a + sign * b
+        if n < 1:
+            raise UnseeError(f"cannot take {b} concept(s) out of {a}: at least one must be left.")
+        mean = (a * self.mean + sign * b * other.mean) / n
+        # Chan's update of a scatter: of two sets, and of what is left of one
+        apart = (self.mean - other.mean) * (a * b / n) ** 0.5 if sign > 0 else (mean - other.mean) * (n * b / a) ** 0.5
+        between = _factor([self.between, other.between, apart[None]], [1, sign, sign])
+        within = _factor([self.within, other.within], [1, sign])
+        return Replay(mean, between, within, n, self.images + sign * other.images, self.shape, self.block)
+
+    def draw(self, concepts: int, views: int, seed: int = 0) -> Tensor:
+        """Inputs of ``concepts`` that never were, ``views`` of each: [concepts * views, *shape] float32."""
+        rng = torch.Generator().manual_seed(seed)
+        who = torch.randn(concepts, len(self.between), generator=rng) @ self.between
+        how = torch.randn(concepts, views, len(self.within), generator=rng) @ self.within
+        centre = self.mean + who / max(1, self.concepts - 1) ** 0.5
+        drawn = centre[:, None] + how / max(1, self.images - self.concepts) ** 0.5
+        return drawn.reshape(-1, *self.shape)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON to save."""
+        tensors = {"mean": self.mean, "between": self.between, "within": self.within}
+        return tensors, {"concepts": self.concepts, "images": self.images, "shape": self.shape, "block": self.block}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Replay:
+        """From ``state``. KeyError, TypeError or ValueError where parts are missing or do not fit."""
+        shape = tuple(int(n) for n in info["shape"])
+        mean, between, within = tensors["mean"], tensors["between"], tensors["within"]
+        if {mean.shape[0], between.shape[1], within.shape[1]} != {torch.Size(shape).numel()}:
+            raise ValueError("replay")
+        return cls(mean, between, within, int(info["concepts"]), int(info["images"]), shape, str(info["block"]))
+
+
+def _factor(parts: list[Tensor], signs: list[int]) -> Tensor:
+    """F [r, D] with FᵀF = sum of sign · PᵀP over the parts; of more than 2 RANK directions the RANK largest stay."""
+    rows = torch.cat(parts)
+    if not rows.any():
+        return rows[:0]
+    if min(signs) > 0 and len(rows) <= 2 * RANK:
+        return rows
+    sign = torch.cat([torch.full((len(p),), float(s), dtype=torch.float64) for p, s in zip(parts, signs, strict=True)])
+    wide = rows.double()
+    size, turn = torch.linalg.eigh(wide @ wide.T)  # the rows' own span, where everything happens
+    real = size > size[-1] * 1e-12
+    root, turn = size[real].sqrt(), turn[:, real]
+    span = (turn / root).T @ wide  # orthonormal rows
+    scatter = root[:, None] * (turn.T @ (sign[:, None] * turn)) * root
+    share, mix = torch.linalg.eigh(scatter)
+    kept = (share > max(float(share[-1]), 0.0) * 1e-9).nonzero()[:, 0][-RANK:]
+    return ((share[kept].sqrt()[:, None] * mix[:, kept].T) @ span).float()
