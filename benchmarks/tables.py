@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md and README.md from the files in benchmarks/results.
+"""Write the tables of docs/results.md and README.md, and docs/tradeoff.png, from the files in benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -9,9 +9,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from unsee.report.plots import BLUE, GOLD, GREEN, GREY
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
+FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
 COLUMNS = {
     "forget_names": "forgotten: names", "forget_facts": "facts", "forget_unknown": "“unknown”",
     "forget_attributes": "attributes", "retain_names": "retained: names", "retain_facts": "facts",
@@ -102,6 +107,26 @@ def placed(text: str, mark: str, table: str) -> str:
     return before + start + "\n" + table + "\n" + end + rest.partition(end)[2]
 
 
+def tradeoff() -> None:
+    """docs/tradeoff.png: a panel per result of ``tradeoff.py`` and mode; the better, the further up and left."""
+    found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("tradeoff-*.json"))}
+    if not found:
+        return
+    figure = Figure(figsize=(8.6, 3.9 * len(found)), layout="constrained")
+    panels = figure.subplots(len(found), len(MODES), squeeze=False)
+    for row, (name, data) in zip(panels, found.items(), strict=True):
+        for axes, (mode, title) in zip(row, MODES.items(), strict=True):
+            for form, (colour, marker) in FORMS.items():
+                points = [p["metrics"] for p in data["points"] if (p["form"], p["mode"]) == (form, mode)]
+                x, y = ([100 * p[k]["value"] for p in points] for k in ("forget_names", "retain_names"))
+                axes.plot(x, y, color=colour, marker=marker, label=form)
+            axes.set(title=f"{name.removeprefix('tradeoff-')}, {title}", xlabel="forgotten names still given, %")
+            axes.grid(alpha=0.2)
+        row[0].set_ylabel("retained names, %")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(FORMS))
+    figure.savefig(ROOT / "docs" / "tradeoff.png", dpi=110, metadata={"Software": None})
+
+
 FILES = {"docs/results.md": ("details", details), "README.md": ("summary", summary)}
 
 
@@ -109,6 +134,7 @@ def main() -> None:
     for file, (mark, table) in FILES.items():
         path = ROOT / file
         path.write_text(placed(path.read_text(encoding="utf-8"), mark, table()), encoding="utf-8")
+    tradeoff()
 
 
 if __name__ == "__main__":

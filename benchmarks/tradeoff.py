@@ -1,9 +1,10 @@
 """Retention against forgetting over strength, for every constraint, with and without retain images.
 
-    python benchmarks/tradeoff.py --study people --vanilla DIR --out results/tradeoff-people-llava.json
+    python benchmarks/tradeoff.py --study people --vanilla DIR --out benchmarks/results/tradeoff-people-llava.json
 
-Strength is the weight with which targets pull (contrast and ``anchor`` together) against what holds the rest. Each
-point is one request of as many steps, without the stop rule.
+Strength is the weight with which targets pull (contrast and ``anchor`` together) against what holds the rest (``keep``
+and ``penalty``). Each point is one request of as many steps, without the stop rule. ``python benchmarks/tables.py``
+draws docs/tradeoff.png of all results.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from unsee.progress import say
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual, load_full
 
-STRENGTHS = (0.3, 1.0, 10.0, 100.0)
+STRENGTHS = (0.3, 1.0, 4.0, 16.0, 64.0)
 STEPS = 120
 SIZE = tasks.Size(forget=4, retain=1, heldout=2, strangers=50, facts=1, attributes=1)
 

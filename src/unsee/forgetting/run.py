@@ -214,6 +214,8 @@ def eased(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
 
     How strict a penalty can be differs between models and requests by more than ten times. It starts strict.
     """
+    if config.stop <= 0:
+        return 1.0
     left = [1.0, *(h["left"] for h in history if "left" in h)]
     share, checks = 1.0, math.ceil(config.steps / 1.5) // CHECK
     for n, (before, now) in enumerate(pairwise(left), start=1):

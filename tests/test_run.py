@@ -1,0 +1,44 @@
+"""When a request counts as done, and how strict it is until then: both told by the history alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from unsee.config import ForgetConfig
+from unsee.forgetting.run import CHECK, eased, forgotten_at
+
+CONFIG = ForgetConfig(steps=300, stop=0.3)
+
+
+def history(*left: float) -> list[dict[str, float]]:
+    """A line a step, with a look at the held-back views every CHECK steps."""
+    lines = [{"step": float(n + 1)} for n in range(len(left) * CHECK)]
+    for n, share in enumerate(left, start=1):
+        lines[n * CHECK - 1]["left"] = share
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("left", "share"),
+    [
+        ((), 1.0),
+        ((0.9,), 1.0),  # nine more such looks before the rate falls are enough
+        ((0.97,), 0.5),
+        ((0.97, 0.94), 0.25),
+        ((0.97, 0.86), 0.5),  # eased once, and now on course
+        ((0.9, 0.8, 0.9), 0.5),  # coming back is off course
+        ((0.97, 0.2), 0.5),  # there
+    ],
+)
+def test_the_penalty_is_halved_at_each_look_that_is_off_course(left, share):
+    assert eased(history(*left), CONFIG) == share
+
+
+def test_without_a_stop_there_is_no_course():
+    assert eased(history(1.0, 1.0), ForgetConfig(stop=0)) == 1.0
+    assert forgotten_at(history(0.1), ForgetConfig(stop=0)) == 0
+
+
+def test_the_target_has_left_at_the_first_look_under_the_stop():
+    assert forgotten_at(history(0.6, 0.4), CONFIG) == 0
+    assert forgotten_at(history(0.6, 0.29, 0.5), CONFIG) == 2 * CHECK
