@@ -22,12 +22,12 @@ def history(*left: float) -> list[dict[str, float]]:
     ("left", "share"),
     [
         ((), 1.0),
-        ((0.9,), 1.0),  # nine more such looks before the rate falls are enough
-        ((0.97,), 0.5),
-        ((0.97, 0.94), 0.25),
-        ((0.97, 0.86), 0.5),  # eased once, and now on course
-        ((0.9, 0.8, 0.9), 0.5),  # coming back is off course
-        ((0.97, 0.2), 0.5),  # there
+        ((0.7,), 1.0),  # nine looks are left before the rate falls, and a quarter of this pace is enough
+        ((0.9,), 0.5),
+        ((0.9, 0.8), 0.25),
+        ((0.9, 0.6), 0.5),  # eased once, and now on course
+        ((0.7, 0.5, 0.6), 0.5),  # coming back is off course
+        ((0.9, 0.2), 0.5),  # there
     ],
 )
 def test_the_penalty_is_halved_at_each_look_that_is_off_course(left, share):

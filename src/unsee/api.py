@@ -219,7 +219,7 @@ def copies(concepts: Sequence[Concept]) -> int:
 def fill(concepts: Sequence[Concept]) -> int:
     """How many altered copies of each image of what stays make up for few images."""
     images = sum(len(c.images) for c in concepts)
-    return min(COPIES, -(-ENOUGH // images) - 1) if images else 0
+    return max(0, min(COPIES, ENOUGH // images - 1)) if images else 0
 
 
 def _hold_back(concept: Concept) -> tuple[Concept, Concept]:

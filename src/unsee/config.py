@@ -36,7 +36,7 @@ class ForgetConfig:
     """of the contrast"""
     floor: float = 0.05
     """contrastive loss under which an image counts as forgotten and pushes no further"""
-    stop: float = 0.3
+    stop: float = 0.25
     """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
     anchor: float = 3.0
     """weight that holds forget images to their targets, which keep what else is visible"""

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from unsee.errors import UnseeError
 
 SHRINK = 0.1  # share of the mean variance added to every direction before whitening
-SAMPLE = 2000  # images, spread over all, from which the directions are found
+SAMPLE = 1000  # images, spread over all, from which the directions are found
 DIRECTIONS = 384  # most that are looked at; each costs a float of ``places * width`` to project on
 
 

@@ -24,6 +24,7 @@ from unsee.progress import progress
 
 BATCH = 64  # images at a time where no gradient is needed
 CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
+PACE = 0.25  # of the way since the last look: what each further one is expected to bring
 
 
 @dataclass
@@ -210,16 +211,16 @@ def forgotten_at(history: Sequence[dict[str, float]], config: ForgetConfig) -> i
 
 
 def eased(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
-    """Share of the penalty that still holds: halved at each check from which the target would not leave in time.
+    """Share of the penalty that still holds: halved at each look from which the target would not leave in time.
 
     How strict a penalty can be differs between models and requests by more than ten times. It starts strict.
     """
     if config.stop <= 0:
         return 1.0
     left = [1.0, *(h["left"] for h in history if "left" in h)]
-    share, checks = 1.0, math.ceil(config.steps / 1.5) // CHECK
+    share, looks = 1.0, math.ceil(config.steps / 1.5) // CHECK
     for n, (before, now) in enumerate(pairwise(left), start=1):
-        if now >= config.stop and now - (before - now) * (checks - n) > config.stop:
+        if now >= config.stop and now - PACE * (before - now) * (looks - n) > config.stop:
             share /= 2
     return share
 
