@@ -30,19 +30,19 @@ class ForgetConfig:
     """most optimiser steps"""
     batch: int = 32
     """forget images a step, and as many neutral and retained ones"""
-    lr: float = 2e-3
+    lr: float = 3e-3
     """peak learning rate"""
     temperature: float = 0.1
     """of the contrast"""
     floor: float = 0.05
     """contrastive loss under which an image counts as forgotten and pushes no further"""
-    stop: float = 0.25
+    stop: float = 0.2
     """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
     anchor: float = 3.0
     """weight that holds forget images to their targets, which keep what else is visible"""
     keep: float = 30.0
     """weight of the drift of neutral and retained images' features"""
-    penalty: float = 100.0
+    penalty: float = 30.0
     """weight of the cumulative penalty at the start; halved as often as the target would not leave in time"""
     replay: int = 1200
     """retained images that are drawn from their statistics where they are gone; 0: none"""
