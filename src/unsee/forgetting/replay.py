@@ -6,7 +6,7 @@ module made of them before the request, hold what all layers do together (docs/d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +37,16 @@ class Replay:
 
     @classmethod
     def fit(cls, concepts: Iterable[Tensor], block: str) -> Replay:
-        """``concepts``: the inputs of each concept's images, [images, *shape]; one concept at a time is held."""
+        """``concepts``: the inputs of each concept's images, [images, *shape]; a few hundred images are held at once."""
         total: Replay | None = None
-        for x in concepts:
-            rows = x.detach().to("cpu", torch.float32).flatten(1)
-            mean = rows.mean(0)
-            one = cls(
-                mean, rows[:0], rows - mean if len(rows) > 1 else rows[:0], 1, len(rows), tuple(x.shape[1:]), block
-            )
+        for some in _chunks(concepts):
+            shape = tuple(some[0].shape[1:])
+            rows = [x.detach().to("cpu", torch.float32).flatten(1) for x in some]
+            means = torch.stack([r.mean(0) for r in rows])
+            around = torch.cat([r - m for r, m in zip(rows, means, strict=True) if len(r) > 1] or [means[:0]])
+            middle, images = means.mean(0), sum(map(len, rows))
+            between, within = (_factor([part], [1]) for part in (means - middle, around))
+            one = cls(middle, between, within, len(rows), images, shape, block)
             total = one if total is None else total + one
         if total is None:
             raise UnseeError("nothing to replay: give the inputs of at least one concept.")
@@ -96,6 +98,18 @@ class Replay:
         return cls(mean, between, within, int(info["concepts"]), int(info["images"]), shape, str(info["block"]))
 
 
+def _chunks(concepts: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Concepts by the few hundred images: one decomposition for many is cheaper than one for each."""
+    some: list[Tensor] = []
+    for x in concepts:
+        some.append(x)
+        if sum(map(len, some)) > 2 * RANK:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
 def _factor(parts: list[Tensor], signs: list[int]) -> Tensor:
     """F [r, D] with FᵀF = sum of sign · PᵀP over the parts; of more than 2 RANK directions the RANK largest stay."""
     rows = torch.cat(parts)
@@ -107,6 +121,8 @@ def _factor(parts: list[Tensor], signs: list[int]) -> Tensor:
     wide = rows.double()
     size, turn = torch.linalg.eigh(wide @ wide.T)  # the rows' own span, where everything happens
     real = size > size[-1] * 1e-12
+    if min(signs) > 0:
+        return (turn[:, real][:, -RANK:].T @ wide).float()
     root, turn = size[real].sqrt(), turn[:, real]
     span = (turn / root).T @ wide  # orthonormal rows
     scatter = root[:, None] * (turn.T @ (sign[:, None] * turn)) * root
