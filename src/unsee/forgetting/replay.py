@@ -37,7 +37,7 @@ class Replay:
 
     @classmethod
     def fit(cls, concepts: Iterable[Tensor], block: str) -> Replay:
-        """``concepts``: the inputs of each concept's images, [images, *shape]; a few hundred images are held at once."""
+        """``concepts``: the inputs of each concept's images, [images, *shape]; a few hundred images are held."""
         total: Replay | None = None
         for some in _chunks(concepts):
             shape = tuple(some[0].shape[1:])
