@@ -34,7 +34,7 @@ def test_the_target_is_the_same_picture_of_nobody(sets, kind):
     region = Region(kind, forget, neutral, retain)
     nobody = torch.stack((neutral if kind == "neutral" else retain).before).mean(0)
     old = torch.stack(forget.before[:6])
-    new = torch.stack([region.aim(i) for i in range(6)])
+    new = region.aim(range(6)).unflatten(1, old.shape[1:])
     assert torch.allclose(new - new.mean(0), old - old.mean(0), atol=1e-5)  # what the view adds is untouched
     assert (new.mean(0) - nobody).norm() < 0.25 * (old.mean(0) - nobody).norm()
 
@@ -43,13 +43,13 @@ def test_the_reference_target_is_the_reference(sets):
     forget, neutral, retain = sets
     reference = [torch.randn(TOKENS, WIDTH) for _ in forget.before]
     region = Region("reference", forget, neutral, retain, reference)
-    assert all(torch.equal(region.aim(i), reference[i]) for i in range(len(forget)))
+    assert torch.equal(region.aim(range(len(forget))), torch.stack(reference).flatten(1))
 
 
 def test_nothing_is_left_of_an_identity_at_its_target_and_half_on_the_way(sets):
     forget, neutral, retain = sets
     region = Region("neutral", forget, neutral, retain)
-    aims = [region.aim(i) for i in range(len(forget))]
+    aims = list(region.aim(range(len(forget))).unflatten(1, (TOKENS, WIDTH)))
     half = [(a + b) / 2 for a, b in zip(aims, forget.before, strict=True)]
     for share, now in ((1.0, forget.before), (0.5, half), (0.0, aims)):
         assert torch.allclose(region.left(forget, now), torch.tensor(share), atol=1e-4)
@@ -61,7 +61,7 @@ def test_forgetting_costs_nothing_at_the_target_and_much_before(sets, bf16):
     region = Region("neutral", forget, neutral, retain)
     every = list(range(len(forget)))
     config = ForgetConfig(floor=1.0, bf16=bf16)
-    there = region.losses([region.aim(i) for i in every], every, [], [], config)
+    there = region.losses(list(region.aim(every).unflatten(1, (TOKENS, WIDTH))), every, [], [], config)
     assert {k: v.item() for k, v in there.items()} == {"forget": 0.0, "anchor": 0.0}
     before = region.losses(forget.before, every, [], [], config)
     assert before["forget"].item() > 0.1 and before["anchor"].item() > 0.1

@@ -27,6 +27,8 @@ def flat(features: Sequence[Tensor], places: int) -> Tensor:
     The mean over all tokens alone is not enough: a language model reads every token, and a model made to forget in the
     mean still named 86 % of the forgotten faces.
     """
+    if all(len(f) == places for f in features):
+        return torch.stack(list(features)).float().flatten(1)
     return torch.stack([_stretches(f.float(), places).flatten() for f in features])
 
 

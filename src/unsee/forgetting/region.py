@@ -69,13 +69,12 @@ class Region:
         views = torch.tensor([len(p) for p in parts])
         return self.space.identity(torch.stack([p.mean(0) for p in parts]), views)
 
-    def aim(self, image: int) -> Tensor:
-        """Target of a forget image, token by token: ``[tokens, width]``."""
+    def aim(self, images: Sequence[int]) -> Tensor:
+        """Targets of forget ``images``, place by place: ``[n, places * width]``."""
         if self._reference:
-            return self._reference[image]
-        before = self.forget.before[image]
-        away = self.away[self.index[self.forget.concepts[image]]]
-        return before - _stretch(away.unflatten(0, (self.places, -1)), len(before))
+            return self._flat([self._reference[i] for i in images])
+        away = self.away[[self.index[self.forget.concepts[i]] for i in images]]
+        return self._flat([self.forget.before[i] for i in images]) - away
 
     def _flat(self, features: Sequence[Tensor]) -> Tensor:
         return contrast.flat(features, self.places)
@@ -95,7 +94,8 @@ class Region:
         distance, who it is in the other.
         """
         n, read = len(images), self.space.read.to(torch.bfloat16 if config.bf16 else torch.float32)
-        change = self._flat([*forgotten, *stay]) - self._flat([*(self.aim(i) for i in images), *old])
+        there = torch.cat([self.aim(images), self._flat(old)]) if old else self.aim(images)
+        change = self._flat([*forgotten, *stay]) - there
         told = self.space.identity((change.to(read.dtype) @ read).float())
         u = self.space.unit(self.aim_identity[images] + told[:n])
         each = contrast.loss(u, self.aims[images], self.own[images], self.centroids, config.temperature, self.crowd)
@@ -108,8 +108,3 @@ class Region:
         way = self.way[[self.index[c] for c in check.concepts]]
         come = self.space.white(self._flat(check.before)) - self.space.white(self._flat(now))
         return 1 - (self.space.identity(come) * way).sum(-1) / (self.space.identity(way) * way).sum(-1)
-
-
-def _stretch(places: Tensor, tokens: int) -> Tensor:
-    """``[places, width]`` → ``[tokens, width]``: each token takes what holds at its place."""
-    return places[torch.arange(tokens) * len(places) // tokens]
