@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 import torch
 
 import unsee
 from unsee import ForgetConfig, UnseeError, load_full, load_visual, read_folder
+from unsee.data.study import PeopleStudy
 
 CONFIG = ForgetConfig(steps=3, batch=4)
 
@@ -62,6 +65,23 @@ def test_the_same_call_gives_the_same_bytes(constraint, checkpoint, sets):
     assert all(torch.equal(t, two.patch.tensors[n]) for n, t in one.patch.tensors.items())
     other = _alone(checkpoint, **sets, config=ForgetConfig(steps=3, batch=4, constraint=constraint, seed=1))
     assert not all(torch.equal(t, other.patch.tensors[n]) for n, t in one.patch.tensors.items())
+
+
+def test_neutral_images_that_show_the_target_are_left_out(capsys):
+    study, model = PeopleStudy(), files("unsee") / "models" / "people-vanilla"
+    (target,), others, strangers = (
+        study.concepts(["p001"], 10),
+        study.concepts(["p002", "p003"], 4),
+        study.neutral()[:40],
+    )
+    leak = unsee.Concept("leak", target.images)
+
+    def left_out(neutral):
+        _alone(model, forget=[target], retain=others, neutral=neutral, config=CONFIG)
+        found = re.search(r"(\d+) of \d+ neutral images look like a concept to forget", capsys.readouterr().err)
+        return int(found[1]) if found else 0
+
+    assert left_out([*strangers, leak]) - left_out(strangers) >= len(leak.images)
 
 
 def _alone(checkpoint, **given):

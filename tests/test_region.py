@@ -55,6 +55,14 @@ def test_nothing_is_left_of_an_identity_at_its_target_and_half_on_the_way(sets):
         assert torch.allclose(region.left(forget, now), torch.tensor(share), atol=1e-4)
 
 
+def test_a_concept_shows_itself_and_others_do_not(sets):
+    forget, neutral, retain = sets
+    region = Region("neutral", forget, neutral, retain)
+    own = region.shown(forget)[range(len(forget)), [region.index[c] for c in forget.concepts]]
+    assert (own - 1).abs().max() < 0.3
+    assert region.shown(neutral).amax() < 0.7
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_forgetting_costs_nothing_at_the_target_and_much_before(sets, bf16):
     forget, neutral, retain = sets

@@ -19,7 +19,7 @@ from unsee.data.folder import read_folder
 from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
-from unsee.forgetting.region import Images
+from unsee.forgetting.region import Images, Region
 from unsee.forgetting.replay import Replay
 from unsee.forgetting.run import Features, Forgetting, Forgotten, look, record
 from unsee.progress import say
@@ -32,6 +32,7 @@ Source = Path | str | Sequence[Concept]
 HELD_BACK, MOST_HELD_BACK = 0.2, 5  # share and number of a concept's images that only tell when it is forgotten
 VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
+ALIKE = 0.7  # of a concept's identity: what 19 of 20 of its own views show; a neutral image that does shows it too
 DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
 ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
 
@@ -145,7 +146,19 @@ def prepare(
             images.before = look(upper.look, images.pixels)
     if not retain.pixels and config.replay and _fits(upper, moments, train):
         retain = drawn(upper.features, moments, train, config)
+    if neutral.pixels and not reference:
+        neutral = _others(neutral, Region(config.region, train, neutral, retain))
     return Forgetting(upper.features, chosen, train, check, neutral, retain, moments, config, reference=aims)
+
+
+def _others(neutral: Images, region: Region) -> Images:
+    """Neutral images but those that show a concept to forget, which would hold it in place."""
+    other = (region.shown(neutral).amax(1) <= ALIKE).nonzero()[:, 0].tolist()
+    if not other:
+        raise UnseeError("every neutral image looks like a concept to forget. Give images of others (--neutral DIR).")
+    if len(other) < len(neutral):
+        say(f"{len(neutral) - len(other)} of {len(neutral)} neutral images look like a concept to forget: left out")
+    return Images(*([part[i] for i in other] for part in (neutral.pixels, neutral.concepts, neutral.before)))
 
 
 def _fits(upper: Upper, moments: Moments, like: Images) -> bool:

@@ -103,6 +103,11 @@ class Region:
         terms = {"forget": (each - config.floor).clamp(min=0).mean(), "anchor": far[:n].mean() / 2}
         return terms | ({"keep": far[n:].mean() / 2} if old else {})
 
+    def shown(self, images: Images) -> Tensor:
+        """Share of each forget concept's identity that ``images`` showed before, ``[n, concepts]``: its own about 1."""
+        who = self.space.identity(self.space.white(self._flat(images.before)))
+        return who @ self.way.T / (self.space.identity(self.way) * self.way).sum(-1)
+
     def left(self, check: Images, now: Sequence[Tensor]) -> Tensor:
         """Share of its identity that each view still shows, ``[views]``: 1 as before forgetting, 0 at the target."""
         way = self.way[[self.index[c] for c in check.concepts]]

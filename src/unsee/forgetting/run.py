@@ -186,7 +186,8 @@ class Forgetting:
 
     def _verdict(self, history: list[dict[str, float]]) -> str:
         left = f"held-back views show {100 * self.left():.0f} % of their identity after {len(history)} steps"
-        return left if forgotten_at(history, self.config) else f"{left}, more than --stop; raise --steps"
+        asked = f"--stop is {100 * self.config.stop:.0f} %, more --steps come closer"
+        return left if forgotten_at(history, self.config) or self.config.stop <= 0 else f"{left}; {asked}"
 
     def _origin(self) -> str:
         """Hash of all that the run's result depends on. Features before forgetting stand for the images."""
