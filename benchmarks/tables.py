@@ -57,9 +57,20 @@ def details() -> str:
             f"Text answers and language model the same to the bit: {'yes' if text else 'NO'}. "
             f"Largest share of a forgotten concept's views given one other name: {100 * worst:.0f} %."
         )
-        origin = f"`{data['command']}`, commit {data['commit']}."
-        parts.append("\n\n".join((f"### {name}, {data['split']}", note, "\n".join(rows), origin)))
+        parts.append("\n\n".join((f"### {name}, {data['split']}", note, "\n".join(rows), origin(data))))
+    if drawn := curves():
+        parts.append("\n\n".join(("### Trade-off", "![Retained against forgotten names](tradeoff.png)")))
+        parts += [origin(data) for data in drawn.values()]
     return "\n\n".join(parts)
+
+
+def origin(data: dict[str, Any]) -> str:
+    return f"`{data['command']}`, commit {data['commit']}."
+
+
+def curves() -> dict[str, dict[str, Any]]:
+    """Results of ``tradeoff.py`` by file name."""
+    return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("tradeoff-*.json"))}
 
 
 def summary() -> str:
@@ -120,8 +131,7 @@ def placed(text: str, mark: str, table: str) -> str:
 
 def tradeoff() -> None:
     """docs/tradeoff.png: a panel per result of ``tradeoff.py`` and mode; the better, the further up and left."""
-    found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("tradeoff-*.json"))}
-    if not found:
+    if not (found := curves()):
         return
     figure = Figure(figsize=(8.6, 3.9 * len(found)), layout="constrained")
     panels = figure.subplots(len(found), len(MODES), squeeze=False)
