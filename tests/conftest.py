@@ -73,3 +73,16 @@ def one_thread() -> None:
 def make_images():
     """The function that draws a folder of concepts."""
     return folder
+
+
+@pytest.fixture
+def defaults(monkeypatch):
+    """Changes defaults of ForgetConfig while a test runs."""
+    from unsee.config import ForgetConfig
+
+    def change(**settings: object) -> None:
+        names, now = ForgetConfig.__dataclass_fields__, ForgetConfig.__init__.__defaults__
+        changed = tuple(settings.get(n, d) for n, d in zip(names, now, strict=True))
+        monkeypatch.setattr(ForgetConfig.__init__, "__defaults__", changed)
+
+    return change

@@ -50,17 +50,8 @@ def test_the_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.M)
 
 
-def test_the_library_face(desk, monkeypatch):
-    import unsee.config
-
-    monkeypatch.setattr(unsee.config.ForgetConfig.__init__, "__defaults__", _with_two_steps())
+def test_the_library_face(desk, defaults):
+    defaults(steps=2)
     (code,) = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     assert (desk / "patch" / "patch.safetensors").is_file()
-
-
-def _with_two_steps() -> tuple:
-    from unsee.config import ForgetConfig
-
-    names = list(ForgetConfig.__dataclass_fields__)
-    return tuple(2 if n == "steps" else d for n, d in zip(names, ForgetConfig.__init__.__defaults__, strict=True))
