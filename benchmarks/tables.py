@@ -16,6 +16,7 @@ from unsee.report.plots import BLUE, GOLD, GREEN, GREY
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
 COLUMNS = {
@@ -26,9 +27,17 @@ COLUMNS = {
 
 
 def requests() -> dict[str, dict[str, Any]]:
-    """Results of ``request.py`` by file name."""
+    """Results of ``request.py`` by what was forgotten and by which model."""
     found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))}
-    return {name: data for name, data in found.items() if "draws" in data}
+    named = {_title(name): data for name, data in found.items() if "draws" in data}
+    return {name: named[name] for name in sorted(named, key=lambda n: (n[0].isdigit(), n))}
+
+
+def _title(name: str) -> str:
+    """people-llava → people, LLaVA; flags10-qwen2_vl → 10 flags, Qwen2-VL."""
+    what, _, shape = name.partition("-")
+    count = what.removeprefix("flags")
+    return f"{what if what == count else f'{count} flags'}, {SHAPES[shape]}"
 
 
 def percent(share: dict[str, float]) -> str:
@@ -57,7 +66,7 @@ def details() -> str:
             f"Text answers and language model the same to the bit: {'yes' if text else 'NO'}. "
             f"Largest share of a forgotten concept's views given one other name: {100 * worst:.0f} %."
         )
-        parts.append("\n\n".join((f"### {name}, {data['split']}", note, "\n".join(rows), origin(data))))
+        parts.append("\n\n".join((f"### {name}", note, "\n".join(rows), origin(data))))
     if drawn := curves():
         parts.append("\n\n".join(("### Trade-off", "![Retained against forgotten names](tradeoff.png)")))
         parts += [origin(data) for data in drawn.values()]

@@ -98,7 +98,7 @@ def forget(
 def statistics(
     *, model: Path, images: Path, out: Path, concepts: str = "", without: str = "", skip_bad: bool = False
 ) -> None:
-    """Record second moments of images that are to stay, so that the images can be deleted.
+    """Record statistics of images that are to stay, so that the images can be deleted.
 
     Args:
         model: folder of the multimodal checkpoint; its language model is not loaded
