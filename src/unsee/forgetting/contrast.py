@@ -74,7 +74,10 @@ def fit_space(pooled: Tensor, concepts: Sequence[str], centre: Tensor | None = N
 
     Raises UnseeError where no concept has two images: then nothing tells a view from an identity.
     """
-    groups = [torch.tensor([i for i, c in enumerate(concepts) if c == g]) for g in dict.fromkeys(concepts)]
+    rows: dict[str, list[int]] = {}
+    for i, c in enumerate(concepts):
+        rows.setdefault(c, []).append(i)
+    groups = [torch.tensor(r) for r in rows.values()]
     if all(len(g) < 2 for g in groups):
         raise UnseeError("no concept has two images, so views cannot be told from identities. Give at least 2 each.")
     middle = pooled.mean(0) if centre is None else centre
