@@ -49,6 +49,10 @@ ROWS = {
     "vanilla": "before forgetting",
     "gold": "never taught the forgotten",
     "unsee": "after forgetting",
+    "CVF_without_null_space": "the contrast alone: nothing holds what stays",
+    "null_space_without_retain_images": "retained images drawn from statistics",
+    "projector_only": "the tower stays as it is",
+    "LLM_unfrozen": "all trains on answering “unknown”",
 }
 UNITS = {"seconds": "s", "s": "s", "kb": "kB", "mb": "MB", "gb": "GB", "bytes": "bytes"}
 PIXELS = 288  # longest side of a picture in the gallery: three times what is shown
