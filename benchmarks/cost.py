@@ -52,7 +52,7 @@ def opened(concepts: list[Concept]) -> list[Concept]:
 
 
 def bare(visual: Visual, sets: list[Images], config: ForgetConfig, steps: int, upper: bool) -> float:
-    """Seconds of the passes alone. ``sets``: forget, neutral, retained and held-back images."""
+    """Seconds of the passes alone. ``sets``: forget images, held-back ones among them, neutral and retained."""
     layers = visual.linears(sets[0].pixels[:1])
     trained = upper_layers(visual, layers, sets[0].pixels[:1], config.depth)
     weights = [layers[n].weight for n in trained]

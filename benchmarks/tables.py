@@ -83,7 +83,7 @@ def curves() -> dict[str, dict[str, Any]]:
 
 
 def summary() -> str:
-    """The aims beside what was reached: the mean over draws and the worst of them."""
+    """The aims beside what was reached: the mean over draws and the worst of them; and what a request costs."""
     rows = ["| | aim | " + " | ".join(requests()) + " |", "|---" * (len(requests()) + 2) + "|"]
     few, most, all_but = (
         {"retain": a, "statistics": b} for a, b in (("≤ 2", "≤ 4"), ("≥ 98.5", "≥ 96"), ("≥ 98", "≥ 96"))
@@ -103,11 +103,23 @@ def summary() -> str:
             cells = [_cell(data, mode, key, how) for data in requests().values()]
             rows.append(f"| {what} | {aim[mode]} | " + " | ".join(cells) + " |")
         cells = [
-            _shown([100 * r[mode]["misnamed"]["worst"] for r in d["draws"] if mode in r], max)
+            _mean_and_worst([100 * r[mode]["misnamed"]["worst"] for r in d["draws"] if mode in r], max)
             for d in requests().values()
         ]
         rows.append("| a forgotten concept's views given one other name, most | ≤ 5 | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+    return "\n".join(rows) + "\n\n" + cost()
+
+
+def cost() -> str:
+    """What ``cost.py`` measured, in a sentence."""
+    runs = json.loads((RESULTS / "cost.json").read_text(encoding="utf-8"))["runs"]
+    upper, whole = (
+        " to ".join(f"{pick(r[k] for r in runs):.2f}" for pick in (min, max)) for k in ("ratio", "ratio_whole_module")
+    )
+    return (
+        f"A whole request takes {upper} times the bare passes it needs, from the first trained block on (aim 1.3), "
+        f"and {whole} times all passes through the whole module ([cost.json](benchmarks/results/cost.json))."
+    )
 
 
 def _cell(data: dict[str, Any], mode: str, key: str, how: str) -> str:
@@ -122,10 +134,10 @@ def _cell(data: dict[str, Any], mode: str, key: str, how: str) -> str:
         values = [100 * g / gold for g in got]
     else:
         values = [100 * (g - gold) for g in got]
-    return _shown(values, max if how == "over" else min)
+    return _mean_and_worst(values, max if how == "over" else min)
 
 
-def _shown(values: list[float], worst: Callable[[list[float]], float]) -> str:
+def _mean_and_worst(values: list[float], worst: Callable[[list[float]], float]) -> str:
     """Mean and worst; of what gold hardly does, any share of its rate is over 100."""
     mean, last = (f"{v:.1f}" if v <= 200 else "> 200" for v in (sum(values) / len(values), worst(values)))
     return f"{mean} (worst {last})"

@@ -43,26 +43,32 @@ def short(monkeypatch, defaults):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(
-    ("name", "flags", "found"),
-    [
-        ("request", ["--study", "people", "--gold", str(MODELS / "people-gold"), "--draws", "1"], "draws"),
-        ("tradeoff", ["--study", "people"], "points"),
-        ("cost", ["--repeats", "1"], "runs"),
-    ],
-)
-def test_a_benchmark_runs(name, flags, found, short, tmp_path, monkeypatch):
-    out = tmp_path / "result.json"
-    monkeypatch.setattr(sys, "argv", [name, "--vanilla", str(MODELS / "people-vanilla"), *flags, "--out", str(out)])
-    short(name).main()
-    data = json.loads(out.read_text())
-    assert data[found] and data["commit"] and data["command"].startswith(f"python benchmarks/{name}.py")
-    if name == "request":
-        (row,) = data["draws"]
-        assert {"vanilla", "gold", "retain", "statistics"} <= row.keys()
-        assert row["statistics"]["text_identical"] and row["vanilla"]["retain_names"]["value"] > 0.9
-    if name == "tradeoff":
-        forms = {(p["form"], p["mode"]) for p in data["points"]}
-        assert len(forms) == 8 and all("forget_names" in p["metrics"] for p in data["points"])
-    if name == "cost":
-        assert all(r["whole"] > 0 and r["ratio"] > 0 for r in data["runs"])
+@pytest.fixture
+def result(short, tmp_path, monkeypatch):
+    """Runs a benchmark on the shipped model and reads the file it wrote."""
+
+    def measure(name: str, *flags: str) -> dict:
+        out = tmp_path / "result.json"
+        monkeypatch.setattr(sys, "argv", [name, "--vanilla", str(MODELS / "people-vanilla"), *flags, "--out", str(out)])
+        short(name).main()
+        data = json.loads(out.read_text())
+        assert data["commit"] and data["command"].startswith(f"python benchmarks/{name}.py")
+        return data
+
+    return measure
+
+
+def test_the_request(result):
+    (row,) = result("request", "--gold", str(MODELS / "people-gold"), "--draws", "1")["draws"]
+    assert {"vanilla", "gold", "retain", "statistics"} <= row.keys()
+    assert row["statistics"]["text_identical"] and row["vanilla"]["retain_names"]["value"] > 0.9
+
+
+def test_the_trade_off(result):
+    points = result("tradeoff")["points"]
+    assert len({(p["form"], p["mode"]) for p in points}) == 8 and all("forget_names" in p["metrics"] for p in points)
+
+
+def test_the_cost(result):
+    runs = result("cost", "--repeats", "1")["runs"]
+    assert len(runs) == 1 and runs[0]["whole"] > 0 and runs[0]["ratio"] > 0

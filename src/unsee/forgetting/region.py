@@ -105,11 +105,13 @@ class Region:
 
     def shown(self, images: Images) -> Tensor:
         """Share of each forget concept's identity that ``images`` showed before, ``[n, concepts]``: its own about 1."""
-        who = self.space.identity(self.space.white(self._flat(images.before)))
-        return who @ self.way.T / (self.space.identity(self.way) * self.way).sum(-1)
+        return self._share(self.space.white(self._flat(images.before)))
 
     def left(self, check: Images, now: Sequence[Tensor]) -> Tensor:
         """Share of its identity that each view still shows, ``[views]``: 1 as before forgetting, 0 at the target."""
-        way = self.way[[self.index[c] for c in check.concepts]]
         come = self.space.white(self._flat(check.before)) - self.space.white(self._flat(now))
-        return 1 - (self.space.identity(come) * way).sum(-1) / (self.space.identity(way) * way).sum(-1)
+        return 1 - self._share(come)[range(len(check)), [self.index[c] for c in check.concepts]]
+
+    def _share(self, white: Tensor) -> Tensor:
+        """How far ``white`` [n, r] goes along the way from target to each concept: ``[n, concepts]``."""
+        return self.space.identity(white) @ self.way.T / (self.space.identity(self.way) * self.way).sum(-1)
