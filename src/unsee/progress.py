@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 LINE_EVERY = 10.0  # seconds between two plain lines
+_inside = ContextVar("inside", default=False)  # whether progress of some work is being shown
 
 
 class Tick(Protocol):
@@ -21,7 +23,20 @@ class Tick(Protocol):
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Tick]:
-    """``tick(done, note)`` tells how far the work is."""
+    """``tick(done, note)`` tells how far the work is. Work within other work says nothing of its own."""
+    if _inside.get():
+        yield lambda done, note="": None
+        return
+    token = _inside.set(True)
+    try:
+        with _shown(title, total) as tick:
+            yield tick
+    finally:
+        _inside.reset(token)
+
+
+@contextmanager
+def _shown(title: str, total: int) -> Iterator[Tick]:
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _plain(title, total)
