@@ -19,18 +19,17 @@ import PIL.Image
 import torch
 from request import VIEWS, commit
 
-from unsee import api
+from unsee import api, prepare
 from unsee.concepts import Concept
 from unsee.config import ForgetConfig
 from unsee.data.images import load_all
 from unsee.data.study import PeopleStudy
 from unsee.files import write_json
-from unsee.forgetting.region import Images
-from unsee.forgetting.run import look
 from unsee.progress import say
 from unsee.vision.attention import attention_for
 from unsee.vision.blocks import Upper, upper_layers
-from unsee.vision.module import Visual, load_full
+from unsee.vision.module import Pixels, Visual, load_full
+from unsee.vision.trace import trace
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,18 @@ def opened(concepts: list[Concept]) -> list[Concept]:
     ]
 
 
-def bare(visual: Visual, sets: list[Images], config: ForgetConfig, steps: int, upper: bool) -> float:
+def bare(visual: Visual, sets: list[list[Pixels]], config: ForgetConfig, steps: int, upper: bool) -> float:
     """Seconds of the passes alone. ``sets``: forget images, held-back ones among them, neutral and retained."""
-    layers = visual.linears(sets[0].pixels[:1])
-    trained = upper_layers(visual, layers, sets[0].pixels[:1], config.depth)
-    weights = [layers[n].weight for n in trained]
-    short = Upper(visual, layers, trained, sets[0].pixels[:2], sum(map(len, sets)) if upper else 10**12, config.bf16)
+    layers = trace(visual, sets[0][0]).linears
+    trained = upper_layers(layers, config.depth)
+    weights = [visual.model.get_submodule(n).weight for n in trained]
+    short = Upper(visual, layers, trained, sets[0][:2], config.bf16)
+    if not upper:
+        short.lower = []
     started = time.perf_counter()
-    pixels = [[dict(p) for p in s.pixels] for s in sets]
+    pixels = [[dict(p) for p in s] for s in sets]
     for part in pixels:
-        look(short.look, part)
+        short.look(part)
     for step in range(steps):
         batch = [p for part in pixels[:3] for p in [*part, *part][step % len(part) :][: config.batch]]
         total = torch.stack([f.float().square().mean() for f in short.features(batch)]).sum()
@@ -85,8 +86,9 @@ def main() -> None:
         started = time.perf_counter()
         done = api.forget(model, processor, forget=forget, retain=retain, neutral=neutral, config=config)
         whole, steps = time.perf_counter() - started, len(done.history)
-        copies = api.copies(forget)
-        sets = [api.images_of(visual, c, n) for c, n in ((forget, copies), (neutral, 0), (retain, 0))]
+        times = (1 + prepare.copies(forget), 1, 1)
+        opened_ = [[i.load() for c in concepts for i in c.images] for concepts in (forget, neutral, retain)]
+        sets = [visual.pixels(images * n) for images, n in zip(opened_, times, strict=True)]
         with attention_for(model, config.bf16):
             upper, through = (bare(visual, sets, config, steps, short) for short in (True, False))
         runs.append({"whole": whole, "steps": steps, "ratio": whole / upper, "ratio_whole_module": whole / through})

@@ -16,11 +16,11 @@ from typing import get_args
 
 from request import VIEWS, brief, commit, study_of
 
-from unsee import api
 from unsee.concepts import Request
 from unsee.config import Constraint, ForgetConfig
 from unsee.evaluation import tasks
 from unsee.files import write_json
+from unsee.prepare import drawn, prepare
 from unsee.progress import say
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual, load_full
@@ -48,8 +48,8 @@ def main() -> None:
     base = replace(ForgetConfig(), steps=STEPS, stop=0.0)
     points = []
     with attention_for(model, base.bf16):
-        job = api.prepare(visual, Request(*shown), None, base)
-        kept = {"retain": job.retain, "statistics": api.drawn(job.features, job.moments, job.forget, base)}
+        job = prepare(visual, Request(*shown), None, base)
+        kept = {"retain": job.retain, "statistics": drawn(job.module, job.moments, job.forget, base)}
         for mode, retain in kept.items():
             for form in get_args(Constraint):
                 for strength in STRENGTHS:

@@ -13,6 +13,7 @@ import torch
 import unsee
 from unsee import ForgetConfig, UnseeError, load_full, load_visual, read_folder
 from unsee.data.study import PeopleStudy
+from unsee.vision.checkpoint import module_names
 
 CONFIG = ForgetConfig(steps=3, batch=4)
 
@@ -44,8 +45,10 @@ def test_only_the_returned_layers_change(checkpoint, sets):
     before = {n: t.clone() for n, t in model.state_dict().items()}
     result = unsee.forget(model, processor, **sets, config=CONFIG)
     changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
-    assert changed == {f"{n}.weight" for n in result.delta} == set(result.patch.tensors)
-    assert all(torch.equal(model.state_dict()[n], t) for n, t in result.patch.tensors.items())
+    assert changed == {f"{n}.weight" for n in result.delta}
+    names = module_names(model, list(result.patch.tensors))
+    assert changed == set(names.values())
+    assert all(torch.equal(model.state_dict()[names[n]], t) for n, t in result.patch.tensors.items())
     assert len(result.history) == 3 and result.certificates.keys() == result.delta.keys()
     assert all(m.weight.grad is None for m in model.modules() if isinstance(m, torch.nn.Linear))
 
@@ -112,14 +115,18 @@ def test_what_is_gone_is_drawn_from_its_statistics(checkpoint, sets, capsys):
 
     assert last()["keep"] != last(replay=0)["keep"]
     assert "nothing can be drawn" not in capsys.readouterr().err
-    last(depth=0.6)
+    with pytest.raises(UnseeError, match="Record them with as much depth: unsee statistics --depth 0.6"):
+        last(depth=0.6)
+    few["statistics"] = unsee.statistics(model, processor, sets["retain"], ForgetConfig(depth=0.6))
+    last()
     assert "nothing can be drawn from the statistics" in capsys.readouterr().err
 
 
 def test_a_folder_may_be_named_instead_of_read(checkpoints, images):
     known, neutral = images / "known", str(images / "neutral")
     result = _alone(checkpoints["llava"], forget=known, neutral=neutral, config=ForgetConfig(steps=1, batch=4))
-    assert result.patch.info["forgotten"] == ["ada", "ben", "cleo", "dan", "eve"]
+    forgotten = result.patch.info["forgotten"]
+    assert len(set(forgotten)) == 5 and all(re.fullmatch("[0-9a-f]{16}", i) for i in forgotten)
 
 
 def test_watch_is_asked_every_twenty_steps(checkpoints, sets):

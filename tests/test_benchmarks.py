@@ -25,8 +25,8 @@ def short(monkeypatch, defaults):
     split, neutral = PeopleStudy.split, PeopleStudy.neutral
     monkeypatch.setattr(PeopleStudy, "split", lambda s, *a: tuple(ids[:4] for ids in split(s, *a)))
     monkeypatch.setattr(PeopleStudy, "neutral", lambda s: neutral(s, 6))
-    monkeypatch.setattr("unsee.api.ENOUGH", 12)
-    monkeypatch.setattr("unsee.api.VIEWS", 6)
+    monkeypatch.setattr("unsee.prepare.ENOUGH", 12)
+    monkeypatch.setattr("unsee.prepare.VIEWS", 6)
     defaults(steps=2, replay=8)
 
     def load(name: str):

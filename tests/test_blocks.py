@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from unsee.data.folder import read_folder
+from unsee.vision import blocks
 from unsee.vision.blocks import HIDDEN, Upper, upper_layers
 from unsee.vision.module import Visual, load_visual
+from unsee.vision.trace import Linear, trace
 
 
 @pytest.fixture
@@ -20,42 +23,50 @@ def shown(visual, images):
     return visual.pixels([c.images[0] for c in read_folder(images / "known").concepts])
 
 
-def test_depth_takes_the_last_blocks_and_what_runs_after(visual, shown):
-    layers = visual.linears(shown[:1])
-    sizes = [len(upper_layers(visual, layers, shown[:1], depth)) for depth in (0.01, 0.4, 0.99)]
+@pytest.fixture
+def layers(visual, shown) -> dict[str, Linear]:
+    return trace(visual, shown[0]).linears
+
+
+def upper_of(visual: Visual, layers: dict[str, Linear], shown, depth: float = 0.3, **settings) -> Upper:
+    return Upper(visual, layers, upper_layers(layers, depth), shown[:2], bf16=False, **settings)
+
+
+def close(one: list[Tensor], two: list[Tensor]) -> bool:
+    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, two, strict=True))
+
+
+def test_depth_takes_the_last_blocks_and_what_runs_after(layers):
+    sizes = [len(upper_layers(layers, depth)) for depth in (0.01, 0.4, 0.99)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1] <= len(layers)
-    last = upper_layers(visual, layers, shown[:1], 0.01)
+    last = upper_layers(layers, 0.01)
     assert any("projector" in n or "merger" in n for n in last)
     assert len({n.split(".mlp")[0] for n in last if "blocks" in n or "layers" in n}) >= 1
 
 
-def test_the_upper_part_gives_what_the_whole_gives(visual, shown):
-    layers = visual.linears(shown[:1])
+def test_the_upper_part_gives_what_the_whole_gives(visual, layers, shown):
     whole = visual.features(shown)
-    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:2], len(shown), bf16=False)
+    upper = upper_of(visual, layers, shown)
     looked = upper.look(shown)
     assert all(HIDDEN in p for p in shown)
     with torch.no_grad():
-        for a, b, c in zip(upper.features(shown), looked, whole, strict=True):
-            assert torch.allclose(a, c, atol=1e-5) and torch.equal(b, c)
+        assert close(upper.features(shown), whole) and close(upper.now(shown), whole)
+    assert all(torch.equal(a, b) for a, b in zip(looked, whole, strict=True))
 
 
-def test_it_follows_a_change_of_upper_layers_and_not_of_lower_ones(visual, shown):
-    layers = visual.linears(shown[:1])
-    trained = upper_layers(visual, layers, shown[:1], 0.3)
-    upper = Upper(visual, layers, trained, shown[:2], len(shown), bf16=False)
+def test_it_follows_a_change_of_upper_layers_and_not_of_lower_ones(visual, layers, shown):
+    upper = upper_of(visual, layers, shown)
     upper.look(shown)
     with torch.no_grad():
         before = torch.stack(upper.features(shown))
-        lower = next(m for n, m in layers.items() if n not in trained)
-        lower.weight.mul_(1.5)
+        lower = next(n for n in layers if n not in upper_layers(layers, 0.3))
+        visual.model.get_submodule(lower).weight.mul_(1.5)
         assert torch.equal(before, torch.stack(upper.features(shown)))
-        layers[trained[0]].weight.mul_(1.5)
+        visual.model.get_submodule(upper_layers(layers, 0.3)[0]).weight.mul_(1.5)
         assert not torch.allclose(before, torch.stack(upper.features(shown)))
 
 
-def test_a_tower_that_reads_lower_blocks_runs_whole(visual, shown, monkeypatch):
-    layers = visual.linears(shown[:1])
+def test_a_tower_that_reads_lower_blocks_runs_whole(visual, layers, shown, monkeypatch):
     lower = visual.model.get_submodule(next(iter(layers)).split(".self_attn")[0].split(".attn")[0])
     plain, seen = visual.features, []
     lower.register_forward_hook(lambda _m, _x, out: seen.append(out))
@@ -65,22 +76,38 @@ def test_a_tower_that_reads_lower_blocks_runs_whole(visual, shown, monkeypatch):
         return [f + seen[-1].mean() for f in found]
 
     monkeypatch.setattr(visual, "features", features)
-    upper = Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:2], len(shown), bf16=False)
+    upper_of(visual, layers, shown).look(shown)
+    assert all(HIDDEN not in p for p in shown)
+
+
+def test_what_does_not_fit_in_memory_goes_to_disk_and_comes_back(visual, layers, shown, monkeypatch, tmp_path):
+    again = [dict(p) for p in shown]
+    upper = upper_of(visual, layers, shown)
     upper.look(shown)
-    assert all(HIDDEN not in p for p in shown)
+    monkeypatch.setattr(blocks, "ROOM", 1)
+    on_disk = upper_of(visual, layers, again, folder=tmp_path)
+    on_disk.look(again)
+    assert on_disk.store.file is not None and not list(tmp_path.iterdir())  # a file without a name
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(upper.features(shown), on_disk.features(again), strict=True))
 
 
-def test_what_would_not_fit_in_memory_is_not_remembered(visual, shown):
-    layers = visual.linears(shown[:1])
-    Upper(visual, layers, upper_layers(visual, layers, shown[:1], 0.3), shown[:2], 10**9, bf16=False).look(shown)
-    assert all(HIDDEN not in p for p in shown)
+def test_recomputed_blocks_give_the_same_gradients_and_keep_less(visual, layers, shown):
+    weight = visual.model.get_submodule(upper_layers(layers, 0.3)[0]).weight
+    found = {}
+    for checkpointing in (False, True):
+        entered = [dict(p) for p in shown]
+        upper = upper_of(visual, layers, entered, checkpointing=checkpointing)
+        upper.look(entered)
+        total = torch.stack([f.square().mean() for f in upper.features(entered)]).sum()
+        found[checkpointing] = (torch.autograd.grad(total, weight)[0], upper._saved(shown[:1]))
+    assert torch.allclose(found[True][0], found[False][0], rtol=1e-4, atol=1e-7)
+    assert found[True][1] < 0.7 * found[False][1]
 
 
-def test_the_projector_alone_reruns_one_block_and_an_early_layer_all(visual, shown):
-    layers = visual.linears(shown[:1])
+def test_the_projector_alone_reruns_one_block_and_an_early_layer_all(visual, layers, shown):
     late = [n for n in layers if "projector" in n or "merger" in n]
-    early = [next(iter(layers)), *late]
-    Upper(visual, layers, early, shown[:2], len(shown), bf16=False).look(shown)
+    Upper(visual, layers, [next(iter(layers)), *late], shown[:2], bf16=False).look(shown)
     assert all(HIDDEN not in p for p in shown)
-    Upper(visual, layers, late, shown[:2], len(shown), bf16=False).look(shown)
+    Upper(visual, layers, late, shown[:2], bf16=False).look(shown)
     assert all(HIDDEN in p for p in shown)

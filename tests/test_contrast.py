@@ -86,7 +86,7 @@ def test_one_image_a_concept_is_refused():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 5))
+@given(st.integers(1, 12), st.integers(1, contrast.PLACES), st.integers(1, 5))
 def test_stretches_of_tokens_keep_the_mean_and_whole_features_stay_whole(places, tokens, width):
     torch.manual_seed(places + tokens)
     feature = torch.randn(tokens, width)

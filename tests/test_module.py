@@ -13,6 +13,7 @@ from safetensors import safe_open
 from unsee.data.folder import read_folder
 from unsee.errors import UnseeError
 from unsee.vision.module import Visual, load_full, load_visual
+from unsee.vision.trace import follow, trace
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +81,29 @@ def test_no_language_parameter_is_allocated(checkpoint):
     assert len(list(visual.model.parameters())) == len(stored) == len(visual.parameters())
 
 
-def test_linears_are_those_that_reach_the_features(checkpoints, shown):
+def test_what_trains_is_what_reaches_the_features(checkpoints, shown):
     llava = load_visual(checkpoints["llava"])
-    found = llava.linears(llava.pixels(shown[:1]))
-    assert "model.vision_tower.encoder.layers.4.mlp.fc2" in found  # features are read off the last layer but one
-    assert not any("layers.5." in name for name in found)
-    assert len(found) == 5 * 6 + 2
+    found = trace(llava, llava.pixels(shown[:1])[0])
+    assert "model.vision_tower.encoder.layers.4.mlp.fc2" in found.linears  # features are read off the last but one
+    assert not any("layers.5." in name for name in found.linears)
+    assert found.frozen["model.vision_tower.encoder.layers.5.mlp.fc1.weight"] == "does not reach the features"
+    assert len(found.linears) == 5 * 6 + 2
     qwen = load_visual(checkpoints["qwen2_vl"])
-    assert len(qwen.linears(qwen.pixels(shown[:1]))) == 5 * 4 + 2
+    assert len(trace(qwen, qwen.pixels(shown[:1])[0]).linears) == 5 * 4 + 2
 
 
-def test_linears_leave_no_trace(checkpoint, shown):
+def test_tracing_agrees_with_a_backward_pass(checkpoint, shown):
     visual = load_visual(checkpoint)
     asked = [p.requires_grad for p in visual.parameters().values()]
-    visual.linears(visual.pixels(shown[:1]))
+    pixels = visual.pixels(shown[:1])
+    linears = trace(visual, pixels[0]).linears
+    assert linears == follow(visual, pixels[0]).linears
+    weights = {n: p for n, p in visual.parameters().items() if n.removesuffix(".weight") in linears or p.dim() == 2}
+    total = torch.stack([f.square().sum() for f in visual.features(pixels)]).sum()
+    grads = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    linear = {n for n, m in visual.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    reached = {n.removesuffix(".weight") for n, g in zip(weights, grads, strict=True) if g is not None} & linear
+    assert reached == set(linears)
     assert [p.requires_grad for p in visual.parameters().values()] == asked
     assert all(p.grad is None for p in visual.parameters().values())
 

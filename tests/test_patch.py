@@ -12,6 +12,7 @@ from unsee.config import ForgetConfig
 from unsee.data.folder import read_folder
 from unsee.errors import UnseeError
 from unsee.finetune import chat
+from unsee.prepare import prepare
 from unsee.vision.module import Visual, load_full, load_visual
 from unsee.vision.patch import Patch, apply_patch, tensor_hash
 
@@ -27,7 +28,7 @@ def request_(images) -> Request:
 @pytest.fixture(scope="module")
 def patch(checkpoint, request_) -> Patch:
     visual = load_visual(checkpoint)
-    return api.forget(visual.model, visual.image_processor, **vars(request_), config=CONFIG).patch
+    return api.forget(visual, **vars(request_), config=CONFIG).patch
 
 
 def text_logits(model, processor) -> torch.Tensor:
@@ -75,14 +76,14 @@ def test_another_model_is_refused_and_stays_as_it_is(checkpoints, checkpoint, pa
 def test_the_same_patch_twice_is_refused(checkpoint, patch):
     model, _ = load_full(checkpoint)
     patch.apply(model)
-    with pytest.raises(UnseeError, match="not as they were before it"):
+    with pytest.raises(UnseeError, match="lies in the checkpoint already"):
         patch.apply(model)
 
 
 def test_a_request_that_changes_nothing_is_an_empty_patch(checkpoint, request_):
     visual = load_visual(checkpoint)
-    job = api.prepare(visual, request_, None, CONFIG)
-    assert api.make_patch(job, CONFIG, [c.id for c in request_.forget]).tensors == {}
+    job = prepare(visual, request_, None, CONFIG)
+    assert api.make_patch(visual, job, CONFIG, ["ab"])[0].tensors == {}
 
 
 def test_a_half_precision_checkpoint_keeps_its_dtype(checkpoint, request_, tmp_path):
@@ -90,7 +91,7 @@ def test_a_half_precision_checkpoint_keeps_its_dtype(checkpoint, request_, tmp_p
     model.half().save_pretrained(tmp_path / "half")
     processor.save_pretrained(tmp_path / "half")
     visual = load_visual(tmp_path / "half")
-    result = api.forget(visual.model, visual.image_processor, **vars(request_), config=CONFIG)
+    result = api.forget(visual, **vars(request_), config=CONFIG)
     result.patch.save(tmp_path / "patch")
     apply_patch(tmp_path / "half", tmp_path / "patch", tmp_path / "new")
     after = load_file(tmp_path / "new" / "model.safetensors")

@@ -69,9 +69,9 @@ def test_forgetting_costs_nothing_at_the_target_and_much_before(sets, bf16):
     region = Region("neutral", forget, neutral, retain)
     every = list(range(len(forget)))
     config = ForgetConfig(floor=1.0, bf16=bf16)
-    there = region.losses(list(region.aim(every).unflatten(1, (TOKENS, WIDTH))), every, [], [], config)
+    there = region.losses(list(region.aim(every).unflatten(1, (TOKENS, WIDTH))), every, [], [], config, (len(every), 0))
     assert {k: v.item() for k, v in there.items()} == {"forget": 0.0, "anchor": 0.0}
-    before = region.losses(forget.before, every, [], [], config)
+    before = region.losses(forget.before, every, [], [], config, (len(every), 0))
     assert before["forget"].item() > 0.1 and before["anchor"].item() > 0.1
 
 
@@ -80,7 +80,7 @@ def test_drift_is_nothing_for_the_same_and_about_one_for_another_image(sets):
     region = Region("neutral", forget, neutral, retain)
 
     def keep(stay, old):
-        return region.losses(forget.before[:1], [0], stay, old, ForgetConfig())["keep"].item()
+        return region.losses(forget.before[:1], [0], stay, old, ForgetConfig(), (1, len(old)))["keep"].item()
 
     assert keep(neutral.before, neutral.before) == 0.0
     assert 0.5 < keep(neutral.before[:20], neutral.before[20:]) < 4.0
@@ -90,6 +90,6 @@ def test_bfloat16_changes_the_terms_by_less_than_a_hundredth(sets):
     forget, neutral, retain = sets
     region = Region("neutral", forget, neutral, retain)
     given = (forget.before[:6], list(range(6)), neutral.before[:20], neutral.before[20:])
-    fast, exact = (region.losses(*given, ForgetConfig(bf16=b)) for b in (True, False))
+    fast, exact = (region.losses(*given, ForgetConfig(bf16=b), (6, 20)) for b in (True, False))
     for name, value in exact.items():
         assert fast[name].item() == pytest.approx(value.item(), rel=0.01), name

@@ -31,30 +31,36 @@ from unsee.progress import say
 
 if TYPE_CHECKING:
     from unsee.data.study import Study
+    from unsee.vision.module import Visual
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def forget(
     *,
-    model: Path,
+    model: str,
     forget: Path,
     out: Path,
     retain: Path | None = None,
     statistics: Path | None = None,
     neutral: Path | None = None,
-    reference: Path | None = None,
+    reference: str | None = None,
     concepts: str = "",
     skip_bad: bool = False,
     dry_run: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: Device = "auto",
     config: ForgetConfig,
 ) -> None:
     """Make a model forget visual concepts; writes a run folder with the patch.
 
-    An interrupted run resumes when the same command is given again.
+    An interrupted run resumes when the same command is given again. Under torchrun the work is shared.
 
     Args:
-        model: folder of the multimodal checkpoint; its language model is not loaded
+        model: folder of the multimodal checkpoint, or its hub name; its language model is neither loaded nor downloaded
         forget: images to forget, DIR/<concept>/*.jpg
-        out: new folder for config.yaml, manifest.json, metrics.json and patch/
+        out: new folder for config.yaml, manifest.json, metrics.json, patch/, and undo/, which brings everything back
         retain: images of what is to stay; may be the same folder as --forget when --concepts picks from it
         statistics: file made by `unsee statistics`, instead of retained images that are gone
         neutral: the same kind of picture, of concepts the model was not taught
@@ -62,32 +68,36 @@ def forget(
         concepts: only these folders of --forget, with commas: fr,de
         skip_bad: leave out images that cannot be read, and say which
         dry_run: tell which layers would train, and the time and memory it takes; write nothing
+        revision: branch, tag or commit of a hub name
+        trust_remote_code: run code that the checkpoint brings along
+        device: where the visual module runs; auto: a GPU where there is one
     """
     started = time.perf_counter()
     if not dry_run:
         refuse_existing(out)
     request = _request(forget, retain, neutral, concepts, skip_bad)
-    from unsee import api, runs
+    from unsee import api, processes, runs
     from unsee.vision.module import load_visual
 
-    visual = load_visual(model)
-    never = load_visual(reference) if reference else None
-    if dry_run:
-        from unsee.plan import plan
-
-        job = api.prepare(visual, request, statistics, config, never)
-        print("\n".join(plan(visual, job, time.perf_counter() - started, bool(retain)).lines()))
-        return
-    asked = runs.resolved(
-        config, model=model, forget=forget, out=out, retain=retain, statistics=statistics, neutral=neutral,
-        reference=reference, concepts=concepts, skip_bad=skip_bad,
-    )  # fmt: skip
-    with _checkpoints(out) as checkpoint:
-        result = api.forget(
-            visual.model, visual.image_processor, **vars(request), statistics=statistics, reference=never,
-            config=config, checkpoint=checkpoint,
+    with processes.together():
+        where = _device(device)
+        visual = load_visual(model, revision, trust_remote_code, where)
+        never = load_visual(reference, None, trust_remote_code, where) if reference else None
+        if dry_run:
+            _dry_run(visual, request, statistics, config, never, started)
+            return
+        asked = runs.resolved(
+            config, model=_place(model), forget=forget, out=out, retain=retain, statistics=statistics, neutral=neutral,
+            reference=reference and _place(reference), concepts=concepts, skip_bad=skip_bad, revision=revision,
+            trust_remote_code=trust_remote_code or None, device=None if device == "auto" else device,
         )  # fmt: skip
-        runs.write_run(out, asked, request, result, statistics, started)
+        with _checkpoints(out) as checkpoint:
+            result = api.forget(
+                visual, **vars(request), statistics=statistics, reference=never, config=config, checkpoint=checkpoint
+            )
+            if not processes.first():
+                return
+            runs.write_run(out, asked, request, result, statistics, started)
     worst = max(result.certificates.values())
     count = len(result.patch.tensors)
     print(f"{out}: {len(request.forget)} concept(s) forgotten, {count} tensors changed ({result.stopped})")
@@ -95,15 +105,47 @@ def forget(
     print(f"next: unsee apply --model {model} --patch {out / 'patch'} --out NEW_MODEL")
 
 
+def _dry_run(
+    visual: Visual,
+    request: Request,
+    statistics: Path | None,
+    config: ForgetConfig,
+    never: Visual | None,
+    started: float,
+) -> None:
+    from unsee.plan import plan
+    from unsee.prepare import prepare
+    from unsee.vision.attention import attention_for
+
+    with attention_for(visual.model, config.bf16):
+        job = prepare(visual, request, statistics, config, never)
+        lines = plan(visual, job, time.perf_counter() - started, bool(request.retain)).lines()
+    print("\n".join(lines))
+
+
 def statistics(
-    *, model: Path, images: Path, out: Path, concepts: str = "", without: str = "", skip_bad: bool = False
+    *,
+    model: str,
+    images: Path,
+    out: Path,
+    concepts: str = "",
+    without: str = "",
+    skip_bad: bool = False,
+    depth: float = ForgetConfig.depth,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: Device = "auto",
 ) -> None:
     """Record statistics of images that are to stay, so that the images can be deleted.
 
     Args:
-        model: folder of the multimodal checkpoint; its language model is not loaded
+        model: folder of the multimodal checkpoint, or its hub name; its language model is neither loaded nor downloaded
         images: DIR/<concept>/*.jpg
         out: new file
+        depth: share of the tower's blocks, the last ones, that a request with these statistics may train
+        revision: branch, tag or commit of a hub name
+        trust_remote_code: run code that the checkpoint brings along
+        device: where the visual module runs; auto: a GPU where there is one
         concepts: only these folders, with commas: fr,de
         without: all but these folders
         skip_bad: leave out images that cannot be read, and say which
@@ -112,13 +154,16 @@ def statistics(
     chosen = _pick(_read(images, skip_bad), concepts, "--concepts")
     unwanted = {c.id for c in _pick(chosen, without, "--without")} if without else set()
     chosen = [c for c in chosen if c.id not in unwanted]
-    from unsee import api
+    from unsee import api, processes
     from unsee.vision.module import load_visual
 
-    visual = load_visual(model)
-    moments = api.statistics(visual.model, visual.image_processor, chosen)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    moments.save(out)
+    with processes.together():
+        visual = load_visual(model, revision, trust_remote_code, _device(device))
+        moments = api.statistics(visual, None, chosen, ForgetConfig(depth=depth))
+        if not processes.first():
+            return
+        out.parent.mkdir(parents=True, exist_ok=True)
+        moments.save(out)
     print(f"{out}: {moments.images} images of {len(chosen)} concepts, {len(moments.layers)} layers")
 
 
@@ -141,19 +186,86 @@ def add_statistics(files: tyro.conf.Positional[tuple[Path, ...]], *, out: Path) 
     print(f"{out}: {total.images} images, {len(total.layers)} layers")
 
 
-def apply(*, model: Path, patch: Path, out: Path) -> None:
-    """Write a checkpoint with a patch in it.
+def apply(*, model: str, patch: Path, out: Path) -> None:
+    """Write a checkpoint with a patch in it. The given one stays as it is.
+
+    What the patch does not touch is linked, not copied. Patches stack: give the checkpoint with the first one.
 
     Args:
-        model: folder of the checkpoint that the patch was made from
+        model: folder of the checkpoint that the patch was made from, or its hub name
         patch: folder patch/ of a run
         out: new folder for the changed checkpoint
     """
     refuse_existing(out)
     from unsee.vision.patch import apply_patch
 
-    apply_patch(model, patch, out)
+    for file in apply_patch(model, patch, out):
+        say(f"left out {file}: weights in another format, which would hold what was forgotten")
     print(f"{out}: the checkpoint with the patch in it")
+
+
+def revert(*, model: Path, undo: Path, out: Path) -> None:
+    """Write a checkpoint without its last patch: byte for byte as it was before.
+
+    Args:
+        model: folder that unsee apply wrote
+        undo: folder undo/ of the run whose patch it was
+        out: new folder for the checkpoint as it was
+    """
+    refuse_existing(out)
+    from unsee.vision.patch import apply_patch
+
+    apply_patch(model, undo, out)
+    print(f"{out}: the checkpoint without the patch")
+
+
+def lora(*, model: str, patch: Path, out: Path, rank: int = 0) -> None:
+    """Write a patch as a LoRA adapter (peft), exact or of low rank.
+
+    Args:
+        model: folder of the checkpoint that the patch was made from, or its hub name
+        patch: folder patch/ of a run
+        out: new folder for the adapter
+        rank: of each layer's change; 0: as much as it takes to be exact
+    """
+    refuse_existing(out)
+    from unsee.vision.lora import write_lora
+
+    kept = write_lora(model, patch, out, rank)
+    print(
+        f"{out}: adapter of rank {kept.rank} at most; {kept.error:.2%} of the change is lost, {kept.worst:.2%} at most"
+    )
+
+
+def inspect_model(
+    *, model: str, revision: str | None = None, trust_remote_code: bool = False, depth: float = ForgetConfig.depth
+) -> None:
+    """Tell what unsee would do with a model: what trains and why the rest does not, what is read, memory and time.
+
+    A model whose family is not in the list is followed in the common way, or refused with what it lacks.
+
+    Args:
+        model: folder of the multimodal checkpoint, or its hub name
+        revision: branch, tag or commit of a hub name
+        trust_remote_code: run code that the checkpoint brings along
+        depth: share of the tower's blocks that would train
+    """
+    from unsee.inspection import inspect
+
+    print("\n".join(inspect(model, revision, trust_remote_code, depth).lines()))
+
+
+def push(*, run: Path, repo: str, public: bool = False) -> None:
+    """Upload a run's patch to the Hugging Face Hub, with a card that names nobody.
+
+    Args:
+        run: folder that unsee forget wrote; only its patch goes out
+        repo: OWNER/NAME of the repository, which is made where there is none
+        public: let everybody see it
+    """
+    from unsee import hub
+
+    print(hub.push(run, repo, private=not public))
 
 
 def pretrain(
@@ -264,6 +376,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "statistics": statistics,
     "add-statistics": add_statistics,
     "apply": apply,
+    "revert": revert,
+    "inspect": inspect_model,
+    "lora": lora,
+    "push": push,
     "finetune": finetune,
     "pretrain": pretrain,
     "questions": questions,
@@ -400,6 +516,24 @@ def _study(data: str, facts: Path | None, recipe: Path | None) -> Study:
     return FolderStudy(data, facts, recipe)
 
 
+def _device(wanted: str) -> str:
+    """Under torchrun each process has a GPU of its own."""
+    import torch
+
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if wanted == "mps":
+        return "mps"
+    if not torch.cuda.is_available():
+        raise UnseeError("--device cuda: torch sees no GPU here. Give --device cpu, or install torch with CUDA.")
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
+
+
+def _place(model: str) -> str | Path:
+    """A folder as a whole path; a hub name as it is."""
+    return Path(model) if Path(model).exists() else model
+
+
 def _save(out: Path, model: Any, processor: Any) -> None:
     with new_folder(out) as folder:
         model.save_pretrained(folder)
@@ -418,5 +552,6 @@ def _checkpoints(out: Path) -> Iterator[Path]:
         yield folder
         shutil.rmtree(folder)
     finally:
+        (folder / "moments.safetensors").unlink(missing_ok=True)  # made again when the command is
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

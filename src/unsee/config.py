@@ -60,6 +60,8 @@ class ForgetConfig:
     """instead: train the layers whose name contains one of these, with commas between"""
     bf16: bool = True
     """bfloat16 matrix products in the loop (weights and moments stay float32 or better)"""
+    checkpointing: bool = False
+    """recompute blocks in the backward pass: less memory, a third more time"""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 
 import unsee
 from unsee import api
-from unsee.concepts import UNKNOWN, Question, Request
+from unsee.concepts import UNKNOWN, Concept, Question, Request
 from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data import people
+from unsee.data.images import load_all
 from unsee.data.study import Lesson, PeopleStudy
 from unsee.evaluation import tasks
 from unsee.evaluation.statistics import Share
@@ -30,13 +31,15 @@ from unsee.files import new_folder, refuse_existing, write_json
 from unsee.finetune import finetune
 from unsee.forgetting import nullspace
 from unsee.forgetting.contrast import fit_space, flat
-from unsee.forgetting.moments import Moments
+from unsee.forgetting.moments import MomentRecorder, Moments
 from unsee.forgetting.region import Images
-from unsee.forgetting.run import Forgetting, Forgotten, record
+from unsee.forgetting.run import Forgetting, Forgotten
+from unsee.prepare import drawn, prepare
 from unsee.progress import say
 from unsee.report import Report, Shot, write_page
 from unsee.vision.attention import attention_for
-from unsee.vision.module import Visual, load_full
+from unsee.vision.blocks import Upper
+from unsee.vision.module import Pixels, Visual, load_full
 from unsee.vision.patch import Patch
 
 SPLIT = "forget_10"
@@ -104,10 +107,13 @@ class Demo:
         finally:
             self.model.load_state_dict(self.vanilla)
 
+    def pixels(self, concepts: Sequence[Concept]) -> list[Pixels]:
+        return self.visual.pixels(load_all([i for c in concepts for i in c.images]))
+
     def prepare(self) -> Forgetting:
         """All that the request and its ablations share."""
         with attention_for(self.model, SETTINGS.bf16):
-            return api.prepare(self.visual, Request(self.forget, self.retain, self.neutral), None, SETTINGS)
+            return prepare(self.visual, Request(self.forget, self.retain, self.neutral), None, SETTINGS)
 
     def ours(self, job: Forgetting, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
         with attention_for(self.model, SETTINGS.bf16):
@@ -119,7 +125,7 @@ class Demo:
     def drawn(self, job: Forgetting) -> Images:
         """Retained images drawn from their statistics, as where they are gone."""
         with attention_for(self.model, SETTINGS.bf16):
-            return api.drawn(job.features, job.moments, job.forget, SETTINGS)
+            return drawn(cast(Upper, job.module), job.moments, job.forget, SETTINGS)
 
     def watch(self) -> Callable[[int], dict[str, float]]:
         """Names of a few people of each group, asked while the model forgets: the curve of the report."""
@@ -167,7 +173,7 @@ def run(out: Path) -> dict[str, Any]:
         begin = watch(0)
         result = demo.ours(job, watch)
         cost["forgetting_seconds"] = round(time.perf_counter() - ready, 2)
-        patch = api.make_patch(job, SETTINGS, demo.forget_ids)
+        patch, _ = api.make_patch(demo.visual, job, SETTINGS, [api.opaque(c) for c in demo.forget])
         ours = demo.sit(demo.model)
         same = text_identical(demo, vanilla, ours)
         layers, space = measured(demo, result), feature_space(demo)
@@ -197,13 +203,15 @@ def text_identical(demo: Demo, before: Sitting, after: Sitting) -> bool:
 
 def measured(demo: Demo, result: Forgotten) -> list[dict[str, Any]]:
     """Certificate of each layer beside the drift measured on held-out people, who are in no statistic."""
-    layers = demo.visual.linears([next(iter(demo.exam.pixels.values()))])
-    shown = api.images_of(demo.visual, demo.study.concepts(demo.study.held_out, 4))
+    layers = {n: demo.model.get_submodule(n) for n in result.delta}
+    pixels = demo.pixels(demo.study.concepts(demo.study.held_out, 4))
     with torch.no_grad():
         after = {n: m.weight.clone() for n, m in layers.items()}
         for n, m in layers.items():
             m.weight.copy_(demo.vanilla[f"{n}.weight"])
-        moments = record(demo.visual.features, layers, shown, {})
+        with MomentRecorder(layers) as recorder:
+            demo.visual.features(pixels)
+        moments = recorder.moments()
         for n, m in layers.items():
             m.weight.copy_(after[n])
     rows = []
@@ -216,14 +224,16 @@ def measured(demo: Demo, result: Forgotten) -> list[dict[str, Any]]:
 def feature_space(demo: Demo) -> dict[str, dict[str, Any]]:
     """Two principal directions of the forgotten and kept people's features, before and after."""
     groups = {"forgotten": demo.forget_ids, "kept": demo.retain_ids[:40]}
-    shown = {g: api.images_of(demo.visual, demo.study.concepts(ids, 4)) for g, ids in groups.items()}
-    shown["strangers"] = api.images_of(demo.visual, demo.neutral[:60])
-    after = {g: _pooled(demo, s) for g, s in shown.items()}
+    shown = {g: demo.study.concepts(ids, 4) for g, ids in groups.items()} | {"strangers": demo.neutral[:60]}
+    pixels = {g: demo.pixels(concepts) for g, concepts in shown.items()}
+    after = {g: _pooled(demo, p) for g, p in pixels.items()}
     state = {k: v.clone() for k, v in demo.model.state_dict().items()}
     demo.model.load_state_dict(demo.vanilla)
-    before = {g: _pooled(demo, s) for g, s in shown.items()}
+    before = {g: _pooled(demo, p) for g, p in pixels.items()}
     demo.model.load_state_dict(state)
-    space = fit_space(torch.cat(list(before.values())), [c for s in shown.values() for c in s.concepts])
+    space = fit_space(
+        torch.cat(list(before.values())), [c.id for part in shown.values() for c in part for _ in c.images]
+    )
     unit = {
         when: {g: space.identity(space.white(p)).numpy() for g, p in part.items()}
         for when, part in (("before", before), ("after", after))
@@ -232,9 +242,9 @@ def feature_space(demo: Demo) -> dict[str, dict[str, Any]]:
     return {when: {g: plane.transform(p) for g, p in part.items()} for when, part in unit.items()}
 
 
-def _pooled(demo: Demo, images: Any) -> Tensor:
+def _pooled(demo: Demo, pixels: Sequence[Pixels]) -> Tensor:
     with torch.no_grad():
-        features = demo.visual.features(images.pixels)
+        features = demo.visual.features(pixels)
         return flat(features, len(features[0]))
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import torch
-
 from unsee.forgetting import nullspace
 from unsee.forgetting.run import Forgetting
 from unsee.runs import peak_memory
@@ -51,9 +49,10 @@ class Plan:
 def plan(visual: Visual, job: Forgetting, prepared: float, given: bool) -> Plan:
     """``prepared``: seconds that loading and preparing took. ``given``: retained images were, and are not drawn."""
     weights = [m.weight for m in job.layers.values()]
-    started = time.perf_counter()
-    torch.autograd.grad(torch.stack(list(job.losses(0).values())).sum(), weights)
-    step = time.perf_counter() - started
+    with visual.training(f"{n}.weight" for n in job.layers):
+        started = time.perf_counter()
+        job.gradients(0)
+        step = time.perf_counter() - started
     sets = {"to forget": job.forget, "held back": job.check, "neutral": job.neutral}
     sets |= {"retained" if given else "drawn from statistics": job.retain}
     return Plan(

@@ -27,12 +27,13 @@ from unsee.files import new_folder, sha256, write_json
 def write_run(
     out: Path, asked: Mapping[str, Any], request: Request, result: Result, statistics: Path | None, started: float
 ) -> None:
-    """Write the new folder ``out``: config.yaml, manifest.json, metrics.json, patch/ and the statistics."""
+    """Write the new folder ``out``: config.yaml, manifest.json, metrics.json, patch/, undo/ and the statistics."""
     with new_folder(out) as folder:
         text = yaml.safe_dump(dict(asked), sort_keys=False, allow_unicode=True)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
         write_json(folder / "metrics.json", figures(result))
         result.patch.save(folder / "patch")
+        result.undo.save(folder / "undo")
         if statistics is None:
             result.moments.save(folder / "statistics.safetensors")
         write_json(folder / "manifest.json", manifest(asked, request, result, statistics, started))
@@ -63,6 +64,7 @@ def manifest(
             **{kind: fingerprint_images(getattr(request, kind)) for kind in ("forget", "retain", "neutral")},
             "statistics": sha256(statistics) if statistics else None,
         },
+        "forgotten": dict(zip(result.patch.info["forgotten"], [c.id for c in request.forget], strict=True)),
         "seed": asked["seed"],
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
         "seconds": {k.removesuffix("_seconds"): round(v, 2) for k, v in seconds.items()},

@@ -18,6 +18,7 @@ from unsee.errors import UnseeError
 
 SHRINK = 0.1  # share of the mean variance added to every direction before whitening
 SAMPLE = 1000  # images, spread over all, from which the directions are found
+PLACES, FLOATS = 36, 2**16  # most stretches of tokens that are told apart, and most floats an image takes with them
 DIRECTIONS = 384  # most that are looked at; each costs a float of ``places * width`` to project on
 
 
@@ -29,7 +30,13 @@ def flat(features: Sequence[Tensor], places: int) -> Tensor:
     """
     if all(len(f) == places for f in features):
         return torch.stack(list(features)).float().flatten(1)
-    return torch.stack([_stretches(f.float(), places).flatten() for f in features])
+    return torch.stack([_stretches(pooled(f), places).flatten() for f in features])
+
+
+def pooled(feature: Tensor) -> Tensor:
+    """``[tokens, width]`` averaged over as many stretches of tokens as are told apart at most, in float32."""
+    most = max(4, min(PLACES, FLOATS // feature.shape[1]))
+    return _stretches(feature.float(), most) if len(feature) > most else feature.float()
 
 
 def _stretches(feature: Tensor, places: int) -> Tensor:
@@ -59,7 +66,7 @@ class Space:
 
     def identity(self, white: Tensor, views: Tensor | int = 1) -> Tensor:
         """What means over ``views`` images tell of the concept itself: the posterior mean, ``[n, r]`` → ``[n, r]``."""
-        return white * self.ratio / (self.ratio + 1 / torch.as_tensor(views)[..., None])
+        return white * self.ratio / (self.ratio + 1 / torch.as_tensor(views, device=white.device)[..., None])
 
     def unit(self, identity: Tensor) -> Tensor:
         """Identities on the unit sphere, where similarity is a cosine: ``[n, r]`` → ``[n, r + 1]``.
@@ -77,7 +84,7 @@ def fit_space(pooled: Tensor, concepts: Sequence[str], centre: Tensor | None = N
     rows: dict[str, list[int]] = {}
     for i, c in enumerate(concepts):
         rows.setdefault(c, []).append(i)
-    groups = [torch.tensor(r) for r in rows.values()]
+    groups = [torch.tensor(r, device=pooled.device) for r in rows.values()]
     if all(len(g) < 2 for g in groups):
         raise UnseeError("no concept has two images, so views cannot be told from identities. Give at least 2 each.")
     middle = pooled.mean(0) if centre is None else centre
@@ -88,10 +95,12 @@ def fit_space(pooled: Tensor, concepts: Sequence[str], centre: Tensor | None = N
     x = ((pooled - middle) @ basis).double()
     within = torch.cat([x[g] - x[g].mean(0) for g in groups])
     scatter = within.T @ within / (len(within) - len(groups))
-    variance, turn = torch.linalg.eigh(scatter + SHRINK * scatter.diagonal().mean() * torch.eye(len(scatter)))
+    variance, turn = torch.linalg.eigh(
+        scatter + SHRINK * scatter.diagonal().mean() * torch.eye(len(scatter), device=x.device)
+    )
     means = torch.stack([x[g].mean(0) for g in groups]) @ turn * variance.rsqrt()
-    noise = torch.tensor([1 / len(g) for g in groups]).mean()  # what views alone would make means vary by
-    ratio, tell = torch.linalg.eigh(means.T @ means / len(means) - noise * torch.eye(means.shape[1]))
+    noise = sum(1 / len(g) for g in groups) / len(groups)  # what views alone would make means vary by
+    ratio, tell = torch.linalg.eigh(means.T @ means / len(means) - noise * torch.eye(means.shape[1], device=x.device))
     read, write = (turn * variance.pow(power) @ tell for power in (-0.5, 0.5))
     ratio = ratio.clamp(min=1e-6)
     typical = (ratio.square() / (ratio + 1)).sum().sqrt()  # deviation of identity(white)

@@ -6,10 +6,9 @@ They are all that forgetting needs of the retained images, which can be deleted 
 from __future__ import annotations
 
 import json
-import os
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,12 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unsee import processes
 from unsee.errors import UnseeError
+from unsee.files import new_file
 from unsee.forgetting.replay import Replay
 
 VERSION = 2  # of the files written by save_state
 REPLAY = "replay."  # before the names of its tensors in a file
-ROWS = 4096  # rows converted to float64 at a time: 128 MiB for an input 4096 wide
+ROWS = 4096  # rows multiplied at a time: 128 MiB in float64 for an input 4096 wide
+WIDE = 1024  # inputs from this width on are multiplied in float32, and the products added up in float64
+BLOCKS = 8  # of columns; of the symmetric product only those on and above the diagonal are computed
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Moments:
     the distribution of what enters the first trained block, where it was recorded.
     """
 
-    matrices: dict[str, Tensor]
+    matrices: Mapping[str, Tensor]
     counts: dict[str, int]
     layers: dict[str, str]
     images: int = 0
@@ -97,6 +100,11 @@ class Moments:
             tensors |= {REPLAY + name: part for name, part in parts.items()}
         save_state(path, "moments", tensors, info)
 
+    def on_disk(self, path: str | Path) -> Moments:
+        """Saved to ``path``, and the same moments whose matrices are read from there one by one when they are used."""
+        self.save(path)
+        return replace(self, matrices=_OnDisk(path, list(self.matrices)), replay=None)
+
     @classmethod
     def load(cls, path: str | Path) -> Moments:
         """Read what ``save`` wrote. UnseeError: missing, truncated or another kind of file."""
@@ -116,12 +124,30 @@ class Moments:
         return cls(matrices, counts, layers, images, meta, replay)
 
 
+class _OnDisk(Mapping[str, Tensor]):
+    """Matrices that stay in a file: the ones of a large tower take more memory than its training."""
+
+    def __init__(self, path: str | Path, names: list[str]) -> None:
+        self.path, self.names = path, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self.path, "pt", backend="pread") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 class MomentRecorder:
     """Record the moments of linear layers' inputs while batches run through the model: one pass, constant memory.
 
     ``layers``: name → nn.Linear. Inputs are [..., d]. Before a padded batch set ``recorder.mask`` to a bool tensor of
-    the leading dimensions (True = a real row; missing last dimensions are filled in; None = all rows); after it add to
-    ``recorder.images``. Layers that receive the same tensor in the first batch share one matrix from then on::
+    the leading dimensions (True = a real row; missing last dimensions are filled in; None = all rows), or to a function
+    from an input's shape to one; after it add to ``recorder.images``. Layers that receive the same tensor in the first
+    batch share one matrix from then on::
 
         with MomentRecorder(layers) as recorder, torch.no_grad():
             for batch in batches:
@@ -136,7 +162,7 @@ class MomentRecorder:
         if not layers:
             raise UnseeError("no layer to record: give at least one linear layer.")
         self.layers = dict(layers)
-        self.mask: Tensor | None = None
+        self.mask: Tensor | Callable[[tuple[int, ...]], Tensor | None] | None = None
         self.images = 0
         self._keys: dict[str, str] = {}  # layer → the first layer that got the same input
         self._calls = dict.fromkeys(self.layers, 0)
@@ -159,7 +185,11 @@ class MomentRecorder:
         self._latest.clear()
 
     def moments(self, meta: Mapping[str, str] | None = None) -> Moments:
-        """What was recorded, on the CPU. UnseeError: a layer never ran, or not as often as those it shares with."""
+        """What was recorded, by all processes, on the CPU.
+
+        UnseeError: a layer never ran, or not as often as those it shares with.
+        """
+        self._gather()
         silent = [name for name, calls in self._calls.items() if not calls]
         if silent:
             raise UnseeError(
@@ -169,9 +199,23 @@ class MomentRecorder:
         odd = [name for name, key in self._keys.items() if self._calls[name] != self._calls[key]]
         if odd:
             raise UnseeError(f"layer(s) {_some(odd)} did not run in every batch that recorded their shared input.")
-        matrices = {key: matrix.to("cpu", copy=True) for key, matrix in self._matrices.items()}
+        matrices = {key: _mirrored(matrix).cpu() for key, matrix in self._matrices.items()}
         keys = {name: self._keys[name] for name in self.layers}
         return Moments(matrices, dict(self._counts), keys, self.images, dict(meta or {}))
+
+    def _gather(self) -> None:
+        """Add up what several processes recorded. One that saw no batch has nothing to add."""
+        if processes.count() == 1:
+            return
+        widths = {key: len(matrix) for key, matrix in self._matrices.items()}
+        self._keys, widths = processes.from_first((self._keys, widths))
+        where = next(iter(self.layers.values())).weight.device
+        empty = {k: torch.zeros(d, d, dtype=torch.float64, device=where) for k, d in widths.items()}
+        self._matrices = {k: processes.total(self._matrices.get(k, empty[k])) for k in widths}
+        sums = processes.everywhere((self._counts, self._calls, self.images))
+        self._counts = {k: sum(counts.get(k, 0) for counts, _, _ in sums) for k in widths}
+        self._calls = {n: sum(calls[n] for _, calls, _ in sums) for n in self.layers}
+        self.images = sum(images for _, _, images in sums)
 
     def _hook(self, name: str) -> Any:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -202,17 +246,14 @@ class MomentRecorder:
         return False
 
     def _accumulate(self, name: str, x: Tensor) -> None:
-        rows = x.reshape(-1, x.shape[-1]) if self.mask is None else x[_fit_mask(self.mask, x, name)]
+        mask = self.mask(tuple(x.shape)) if callable(self.mask) else self.mask
+        rows = x.reshape(-1, x.shape[-1]) if mask is None else x[_fit_mask(mask, x, name)]
         home = torch.device("cpu") if x.device.type == "mps" else x.device  # mps has no float64
         total = self._matrices.get(name)
         if total is None:
             total = self._matrices[name] = torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float64, device=home)
         for part in rows.split(ROWS):
-            # The product too is in float64. Measured on one CPU core (rows × width): 0.8 ms against 0.4 in float32
-            # (1040 × 128), 196 against 93 (4616 × 1024), 1338 against 843 (2308 × 4096). In float32 the sums are off by
-            # 1e-7 relative, which fills an exact null space with false energy and survives a later subtraction.
-            part = part.to(home, torch.float64)
-            total.addmm_(part.T, part)
+            _add_product(total, part.to(home))
         self._counts[name] = self._counts.get(name, 0) + len(rows)
         if not torch.isfinite(total.diagonal().sum()):  # any NaN or Inf in a row reaches the diagonal
             raise UnseeError(
@@ -221,21 +262,32 @@ class MomentRecorder:
             )
 
 
+def _add_product(total: Tensor, rows: Tensor) -> None:
+    """Add rowsᵀ rows to the upper triangle of ``total``, block by block; what is below it means nothing.
+
+    Products of narrow inputs are in float64, of wide ones in float32, flushed into float64 every ROWS rows. Measured on
+    two cores for 4039 rows 4096 wide: 710 ms in float64, 342 in float32, 237 of those blocks alone. The float32 sums
+    are off by about 1e-7 of the largest (benchmarks/speed.py): nothing to a penalty or a soft projector, but it would
+    fill an exact null space, which only inputs of fewer rows than their width have.
+    """
+    wide = total.shape[0] >= WIDE
+    rows = rows.to(torch.float32 if wide else torch.float64)
+    step = -(-len(total) // BLOCKS) if wide else len(total)
+    for i in range(0, len(total), step):
+        total[i : i + step, i:] += rows[:, i : i + step].T @ rows[:, i:]
+
+
+def _mirrored(total: Tensor) -> Tensor:
+    upper = total.triu()
+    return upper + upper.triu(1).T
+
+
 def save_state(path: str | Path, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Write tensors and JSON ``info`` as one safetensors file, complete or not at all; equal input, equal bytes."""
-    path = Path(path)
     # One metadata key: safetensors keeps several in a hash map, whose order changes from run to run.
     header = json.dumps({"kind": kind, "version": VERSION, **info}, sort_keys=True)
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, beside, {"unsee": header})
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except (OSError, SafetensorError) as error:
-        raise UnseeError(f"cannot write {path}: {error}. Is the folder there, writable, with space left?") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with new_file(path) as file:
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, file, {"unsee": header})
 
 
 def load_state(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

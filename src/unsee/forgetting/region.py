@@ -12,16 +12,20 @@ from torch import Tensor
 from unsee.config import ForgetConfig
 from unsee.forgetting import contrast
 
-PLACES = 36  # stretches of tokens that are told apart: more cost memory, ``places * width`` floats an image
-
 
 @dataclass
 class Images:
-    """Images as a model's processor gave them, with the concept each shows and, once computed, its first features."""
+    """Images as a model's processor gave them, with the concept each shows and its features before (``pooled``)."""
 
     pixels: list[Any]
     concepts: list[str]
     before: list[Tensor] = field(default_factory=list)
+
+    def __iadd__(self, other: Images) -> Images:
+        self.pixels += other.pixels
+        self.concepts += other.concepts
+        self.before += other.before
+        return self
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -40,7 +44,7 @@ class Region:
     ) -> None:
         self.forget, self._reference = forget, list(reference)
         sets = (forget, neutral, retain)
-        self.places = min(PLACES, *(len(f) for images in sets for f in images.before))
+        self.places = min(len(f) for images in sets for f in images.before)
         old = self._flat([f for images in sets for f in images.before])
         first, second = len(forget), len(forget) + len(neutral)  # where neutral images begin, and retained ones
         stay = slice(first, None) if len(old) > first else slice(None)
@@ -50,7 +54,7 @@ class Region:
         who, unit = self.space.identity(white), self.space.unit
         self.scale, self.identity_scale = old[stay].var(0).mean(), who[stay].var(0).mean()
         self.index = {c: i for i, c in enumerate(dict.fromkeys(forget.concepts))}
-        whose = torch.tensor([self.index[c] for c in forget.concepts])
+        whose = torch.tensor([self.index[c] for c in forget.concepts], device=old.device)
         forgotten = self._concepts(white[:first], whose)
         if self._reference:
             there = self.space.white(self._flat(self._reference))
@@ -66,7 +70,7 @@ class Region:
     def _concepts(self, white: Tensor, whose: Tensor) -> Tensor:
         """Who each concept is, as far as its images tell: ``[concepts, r]``."""
         parts = [white[whose == i] for i in range(len(self.index))]
-        views = torch.tensor([len(p) for p in parts])
+        views = torch.tensor([len(p) for p in parts], device=white.device)
         return self.space.identity(torch.stack([p.mean(0) for p in parts]), views)
 
     def aim(self, images: Sequence[int]) -> Tensor:
@@ -86,8 +90,11 @@ class Region:
         stay: Sequence[Tensor],
         old: Sequence[Tensor],
         config: ForgetConfig,
+        whole: tuple[int, int],
     ) -> dict[str, Tensor]:
         """Terms of the loss. Features of the forget ``images`` are now ``forgotten``; ``stay`` were ``old`` before.
+
+        ``whole``: how many of both the whole batch has: the terms of its parts add up to the batch's mean.
 
         ``forget``: L_F, with what lies under the floor counted as done. ``anchor``, ``keep`` (L_R): squared distance
         from the target, over the variance of what stays; half of it of identity. What is seen weighs most in the plain
@@ -100,8 +107,11 @@ class Region:
         u = self.space.unit(self.aim_identity[images] + told[:n])
         each = contrast.loss(u, self.aims[images], self.own[images], self.centroids, config.temperature, self.crowd)
         far = change.square().mean(1) / self.scale + told.square().mean(1) / self.identity_scale
-        terms = {"forget": (each - config.floor).clamp(min=0).mean(), "anchor": far[:n].mean() / 2}
-        return terms | ({"keep": far[n:].mean() / 2} if old else {})
+        terms = {
+            "forget": (each - config.floor).clamp(min=0).sum() / whole[0],
+            "anchor": far[:n].sum() / (2 * whole[0]),
+        }
+        return terms | ({"keep": far[n:].sum() / (2 * whole[1])} if old else {})
 
     def shown(self, images: Images) -> Tensor:
         """Share of each forget concept's identity that ``images`` showed before, ``[n, concepts]``: its own about 1."""

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unsee import resume
+from unsee import processes, resume
 from unsee.config import ForgetConfig
 from unsee.errors import UnseeError
-from unsee.forgetting import nullspace, penalty
-from unsee.forgetting.moments import MomentRecorder, Moments
+from unsee.forgetting import contrast, nullspace, penalty
+from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
 from unsee.progress import progress
 
-BATCH = 64  # images at a time where no gradient is needed
 CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
 PACE = 0.25  # of the way since the last look: what each further one is expected to bring
 
@@ -38,35 +37,25 @@ class Forgotten:
     rank: dict[str, float]
 
 
-Features = Callable[[Sequence[Any]], list[Tensor]]
+class Module(Protocol):
+    """Images in, features out: ``features`` with gradients, ``in_training`` at once; ``now`` without, any number."""
 
+    in_training: int
 
-def record(features: Features, layers: dict[str, nn.Linear], images: Images, meta: dict[str, str]) -> Moments:
-    """The moments of the layers' inputs over ``images``, and the images' features on the way: one pass."""
-    with MomentRecorder(layers) as recorder, torch.no_grad(), progress("statistics", len(images)) as tick:
-        for part in _parts(images.pixels):
-            images.before += features(part)
-            recorder.images += len(part)
-            tick(recorder.images)
-    return recorder.moments(meta)
+    def features(self, batch: Sequence[Any]) -> list[Tensor]: ...
 
-
-@torch.no_grad()
-def look(features: Features, pixels: Sequence[Any]) -> list[Tensor]:
-    """The features of each image."""
-    return [f for part in _parts(pixels) for f in features(part)]
-
-
-def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (items[i : i + BATCH] for i in range(0, len(items), BATCH))
+    def now(self, batch: Sequence[Any]) -> list[Tensor]: ...
 
 
 class Forgetting:
-    """The loop. ``forget`` is trained on; ``check`` (held-back and augmented views) only tells when to stop."""
+    """The loop. ``forget`` is trained on; ``check`` (held-back and augmented views) only tells when to stop.
+
+    ``dtypes``: in which a layer's weight will be stored, where that is not float32.
+    """
 
     def __init__(
         self,
-        features: Features,
+        module: Module,
         layers: dict[str, nn.Linear],
         forget: Images,
         check: Images,
@@ -77,32 +66,49 @@ class Forgetting:
         base: dict[str, Tensor] | None = None,
         settled: penalty.Settled | None = None,
         reference: Sequence[Tensor] = (),
+        dtypes: Mapping[str, torch.dtype] | None = None,
     ) -> None:
-        self.features, self.layers, self.config = features, layers, config
+        self.module, self.layers, self.config = module, layers, config
         self.forget, self.check, self.neutral, self.retain = forget, check, neutral, retain
-        self.moments = moments
-        self.start = {n: m.weight.detach().clone() for n, m in layers.items()}
+        self.moments, self.dtypes = moments, dtypes or {}
+        self.start = {n: _compact(m.weight.detach()) for n, m in layers.items()}
         self.base = base or self.start
         self.settled = settled or penalty.Settled.empty()
         self.reference = reference
+        self.history: resume.History = []
         self.region = Region(config.region, forget, neutral, retain, reference)
         self._prepare_constraint()
 
     def _prepare_constraint(self) -> None:
-        config = self.config
-        self.second = {n: self.moments.mean(n).to(m.weight.device) for n, m in self.layers.items()}
-        projectors: dict[str, nullspace.Projector] = {}
-        if config.constraint in ("hard", "soft"):
-            soft = config.constraint == "soft"
-            rule, value = ("soft", config.soft_ratio) if soft else (config.hard_rule, config.hard_value)
-            shared = self.moments.layers  # layers with the same input have the same null space: fit it once
-            fitted = {k: nullspace.fit(self.moments.mean(k), rule, value) for k in {shared[n] for n in self.layers}}
-            projectors = {n: fitted[shared[n]].to(m.weight.device, m.weight.dtype) for n, m in self.layers.items()}
+        """Layer by layer: the moments of all of them are large, and may be on disk."""
+        config, projectors = self.config, dict[str, nullspace.Projector]()
+        self.energy: dict[str, float] = {}
+        self.fast: dict[str, Tensor] = {}
+        for names in self._by_input().values():
+            second = self.second(names[0])
+            fast = second.to(torch.bfloat16 if config.bf16 else torch.float32)
+            self.fast |= dict.fromkeys(names, fast)
+            self.energy |= {n: _energy(self.base[n], second) for n in names}
+            if config.constraint in ("hard", "soft"):
+                soft = config.constraint == "soft"
+                rule, value = ("soft", config.soft_ratio) if soft else (config.hard_rule, config.hard_value)
+                weight = self.layers[names[0]].weight
+                fitted = nullspace.fit(second, rule, value).to(weight.device, weight.dtype)
+                projectors |= dict.fromkeys(names, fitted)  # layers with the same input have the same null space
         self.rank = {n: p.rank for n, p in projectors.items()}
-        self.energy = {n: _energy(self.base[n], self.second[n]) for n in self.layers}
-        self.fast = {n: c.to(torch.bfloat16 if config.bf16 else torch.float32) for n, c in self.second.items()}
         trained = [(cast(nn.Parameter, m.weight), projectors.get(n)) for n, m in self.layers.items()]
         self.optimizer = ProjectedAdam(trained, lr=config.lr)
+
+    def _by_input(self) -> dict[str, list[str]]:
+        """Layers by the input they share, the widest first."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self.layers, key=lambda n: -self.layers[n].weight.shape[1]):
+            found.setdefault(self.moments.layers[name], []).append(name)
+        return found
+
+    def second(self, name: str) -> Tensor:
+        """C of a layer, float64, where its weight is."""
+        return self.moments.mean(name).to(self.layers[name].weight.device)
 
     def variant(self, config: ForgetConfig, retain: Images | None = None) -> Forgetting:
         """The same request with other settings, from the features already computed, before this one has run.
@@ -111,22 +117,54 @@ class Forgetting:
         """
         layers = {n: m for n, m in self.layers.items() if config.names(n)}
         images = (self.forget, self.check, self.neutral, self.retain if retain is None else retain)
-        return Forgetting(self.features, layers, *images, self.moments, config, self.base, self.settled, self.reference)
+        return Forgetting(
+            self.module, layers, *images, self.moments, config, self.base, self.settled, self.reference, self.dtypes
+        )
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """The terms of the loss on the step's batch."""
+    def gradients(self, step: int) -> dict[str, Tensor]:
+        """The step's gradients, in the weights' ``grad``; returns the terms of the loss on its batch.
+
+        The batch is taken ``in_training`` images at a time, dealt to the processes there are.
+        """
         config, rng = self.config, np.random.default_rng([self.config.seed, step])
-        f, n, r = (_some(rng, len(s), config.batch) for s in (self.forget, self.neutral, self.retain))
-        chosen = ((self.forget, f), (self.neutral, n), (self.retain, r))
-        new = self.features([s.pixels[i] for s, index in chosen for i in index])
-        forgotten, stay = new[: len(f)], new[len(f) :]
-        old = [s.before[i] for s, index in chosen[1:] for i in index]
-        terms = self.region.losses(forgotten, f, stay, old, config)
-        if config.constraint == "cumulative":
-            terms["penalty"] = self.penalty()
-        if self.settled.n:
-            terms["settled"] = self.settled_penalty()
-        return terms
+        sets = (self.forget, self.neutral, self.retain)
+        batch = [(s, i) for s in sets for i in _some(rng, len(s), config.batch)]
+        whole = (sum(s is self.forget for s, _ in batch), sum(s is not self.forget for s, _ in batch))
+        weights, share = [m.weight for m in self.layers.values()], self._weights()
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        names = ("forget", "anchor", *(("keep",) if whole[1] else ()))
+        terms = {name: weights[0].new_zeros(()) for name in names}
+        for number, start in enumerate(range(0, len(batch), self.module.in_training)):
+            if processes.mine(number):
+                part = self._losses(batch[start : start + self.module.in_training], whole)
+                total = torch.stack([share[k] * v for k, v in part.items()]).sum()
+                total.backward(inputs=weights)
+                for name, value in part.items():
+                    terms[name] += value.detach()
+        for tensor in (*(cast(Tensor, w.grad) for w in weights), *terms.values()):
+            processes.total(tensor)
+        held = self._held()
+        if held:
+            torch.stack([share[k] * v for k, v in held.items()]).sum().backward(inputs=weights)
+        return terms | {k: v.detach() for k, v in held.items()}
+
+    def _losses(self, part: Sequence[tuple[Images, int]], whole: tuple[int, int]) -> dict[str, Tensor]:
+        """Share of ``part`` in the terms of the loss that images have."""
+        new = self.module.features([s.pixels[i] for s, i in part])
+        mine = [i for s, i in part if s is self.forget]
+        old = [s.before[i] for s, i in part if s is not self.forget]
+        return self.region.losses(new[: len(mine)], mine, new[len(mine) :], old, self.config, whole)
+
+    def _held(self) -> dict[str, Tensor]:
+        """The terms of the loss that the change has, whatever the images."""
+        terms = {"penalty": self.penalty()} if self.config.constraint == "cumulative" else {}
+        return terms | ({"settled": self.settled_penalty()} if self.settled.n else {})
+
+    def _weights(self) -> dict[str, float]:
+        config = self.config
+        weights = {k: float(getattr(config, k)) for k in ("anchor", "keep", "settled")} | {"forget": 1.0}
+        return weights | {"penalty": config.penalty * eased(self.history, config)}
 
     def penalty(self) -> Tensor:
         """The cumulative penalty of the whole change, without its weight."""
@@ -143,13 +181,14 @@ class Forgetting:
 
     def left(self) -> float:
         """Mean share of their identity that held-back views still show."""
-        return float(self.region.left(self.check, look(self.features, self.check.pixels)).mean())
+        now = [contrast.pooled(f) for f in self.module.now(self.check.pixels)]
+        return float(self.region.left(self.check, now).mean())
 
     def run(self, checkpoint: Path | None = None, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
         config = self.config
-        weights = {k: getattr(config, k) for k in ("anchor", "keep", "penalty", "settled")} | {"forget": 1.0}
         origin, trained = self._origin() if checkpoint else "", {n: m.weight for n, m in self.layers.items()}
-        first, history = resume.restore(checkpoint, trained, self.optimizer, origin) if checkpoint else (0, [])
+        first, self.history = resume.restore(checkpoint, trained, self.optimizer, origin) if checkpoint else (0, [])
+        history = self.history
         with progress("forgetting", config.steps) as tick:
             for step in range(first, config.steps):
                 gone = forgotten_at(history, config)
@@ -157,17 +196,12 @@ class Forgetting:
                     break
                 for group in self.optimizer.param_groups:
                     group["lr"] = config.lr * _rate(step, gone, config)
-                terms = self.losses(step)
-                weights["penalty"] = config.penalty * eased(history, config)
-                total = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
-                if not torch.isfinite(total):
+                terms = self.gradients(step)
+                if not torch.isfinite(torch.stack(list(terms.values())).sum()):
                     raise UnseeError(
                         f"the loss is not finite at step {step} "
                         f"({', '.join(f'{k} {v.item():.3g}' for k, v in terms.items())}). Lower --lr, now {config.lr}."
                     )
-                grads = torch.autograd.grad(total, [m.weight for m in self.layers.values()])
-                for m, g in zip(self.layers.values(), grads, strict=True):
-                    m.weight.grad = g
                 self.optimizer.step()
                 line = {"step": step + 1, **{k: v.item() for k, v in terms.items()}}
                 if (step + 1) % CHECK == 0:
@@ -175,14 +209,28 @@ class Forgetting:
                 if watch and (step + 1) % CHECK == 0:
                     line |= watch(step + 1)
                 history.append(line)
-                if checkpoint and (step + 1) % resume.EVERY == 0:
+                if checkpoint and processes.first() and (step + 1) % resume.EVERY == 0:
                     resume.save(checkpoint, trained, self.optimizer, origin, step + 1, history)
                 tick(step + 1, " ".join(f"{k} {v:.4f}" for k, v in line.items() if k != "step"))
-        for m in self.layers.values():
+        self.optimizer.state.clear()
+        for n, m in self.layers.items():
             m.weight.grad = None
-        delta = {n: m.weight.detach() - self.start[n] for n, m in self.layers.items()}
-        certificates = {n: nullspace.certificate(delta[n], self.start[n], self.second[n]) for n in self.layers}
-        return Forgotten(delta, certificates, history, self._verdict(history), self.rank)
+            if n in self.dtypes:  # what is judged from here on is what will be stored
+                with torch.no_grad():
+                    m.weight.copy_(m.weight.to(self.dtypes[n]))
+        return Forgotten(self.delta(), self._certificates(), history, self._verdict(history), self.rank)
+
+    def delta(self) -> dict[str, Tensor]:
+        return {n: m.weight.detach() - self.start[n] for n, m in self.layers.items()}
+
+    def _certificates(self) -> dict[str, float]:
+        found = {}
+        for names in self._by_input().values():
+            second = self.second(names[0])
+            for n in names:
+                start = self.start[n].float()
+                found[n] = nullspace.certificate(self.layers[n].weight.detach() - start, start, second)
+        return {n: found[n] for n in self.layers}
 
     def _verdict(self, history: list[dict[str, float]]) -> str:
         left = f"held-back views show {100 * self.left():.0f} % of their identity after {len(history)} steps"
@@ -192,10 +240,18 @@ class Forgetting:
     def _origin(self) -> str:
         """Hash of all that the run's result depends on. Features before forgetting stand for the images."""
         images = (self.forget, self.check, self.neutral, self.retain)
-        tensors = [*self.start.values(), *self.base.values(), *(f for s in images for f in s.before)]
+        tensors = chain(self.start.values(), self.base.values(), *(s.before for s in images), self.reference)
         sums = (self.moments.matrices, self.settled.A, self.settled.B, self.settled.c)
-        tensors += [*self.reference, *(m for part in sums for m in part.values())]
-        return resume.origin(asdict(self.config), tensors, [*self.layers, *(c for s in images for c in s.concepts)])
+        every = chain(tensors, (m for part in sums for m in part.values()))  # one by one: they may come from disk
+        return resume.origin(asdict(self.config), every, [*self.layers, *(c for s in images for c in s.concepts)])
+
+
+def _compact(weight: Tensor) -> Tensor:
+    """A copy in half the memory where that is exact, as it is of weights that were stored so."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal((half := weight.to(dtype)).to(weight.dtype), weight):
+            return half
+    return weight.clone()
 
 
 def _energy(weight: Tensor, second: Tensor) -> float:

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unsee.vision.module import Pixels, Visual
+from unsee.vision.trace import Linear
 
-HIDDEN = "hidden"  # key under which an image's input to the first upper block travels with its pixels
-CACHE_BYTES = 4 * 2**30  # where these inputs would take more, the lower part runs again at each step
+Seen = dict[str, Any]  # pixels, and under HIDDEN what gives the image's input to the first upper block
+HIDDEN = "hidden"
+ROOM = 256 * 2**20  # bytes of these inputs that are kept in memory; the rest goes to disk
+ROWS = 4096  # of a layer's input in one pass without gradients; images are taken so many at a time
+IMAGES = 64  # and no more than so many images
+ACTIVATIONS = 512 * 2**20  # bytes that a pass with gradients may hold on to, on a CPU
 
 
-def upper_layers(visual: Visual, layers: dict[str, nn.Linear], probe: Sequence[Pixels], depth: float) -> list[str]:
-    """Of ``layers`` those in the last ``depth`` (a share) of the tower's blocks and all that run after, in order."""
-    ran = _order(visual, layers, probe)
-    blocks = _blocks(layers)
+def upper_layers(layers: dict[str, Linear], depth: float) -> list[str]:
+    """Of ``layers`` (in the order they run) those in the last ``depth`` (a share) of the tower's blocks, and all that
+    run outside the blocks after the first of them: the projector, also of lower blocks' features (deepstack)."""
+    blocks = tower(layers)
     if not blocks:
-        return ran
+        return list(layers)
     first = blocks[max(0, len(blocks) - max(1, round(depth * len(blocks))))]
-    return ran[next(i for i, name in enumerate(ran) if name.startswith(f"{first}.")) :]
+    ran = list(layers)
+    start = next(i for i, name in enumerate(ran) if name.startswith(f"{blocks[0]}."))
+    upper = next(i for i, name in enumerate(ran) if name.startswith(f"{first}."))
+    between = [n for n in ran[start:upper] if not any(n.startswith(f"{b}.") for b in blocks)]
+    return between + ran[upper:]
 
 
-def _blocks(layers: dict[str, nn.Linear]) -> list[str]:
+def tower(layers: dict[str, Linear]) -> list[str]:
     """Names of the tower's blocks that reach the features: the longest numbered list of modules."""
     found: dict[str, dict[int, str]] = {}
     for name in layers:
@@ -36,104 +49,186 @@ def _blocks(layers: dict[str, nn.Linear]) -> list[str]:
     return [longest[i] for i in sorted(longest)]
 
 
-def _order(visual: Visual, layers: dict[str, nn.Linear], probe: Sequence[Pixels]) -> list[str]:
-    ran: dict[str, None] = {}
-    handles = [m.register_forward_pre_hook(lambda _m, _x, name=n: ran.setdefault(name)) for n, m in layers.items()]
-    try:
-        with torch.no_grad():
-            visual.features(probe)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(ran)
+class Store:
+    """Tensors to come back to: the first ROOM bytes in memory, further ones in a nameless file in ``folder``."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder, self.held = folder, 0
+        self.file: Any = None
+
+    def put(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """A function that gives it back."""
+        self.held += tensor.nbytes
+        if self.held <= ROOM:
+            return lambda: tensor
+        if self.file is None:
+            self.file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  (open as long as this is)
+        data = tensor.detach().cpu().contiguous().view(torch.uint8).flatten()
+        start = self.file.seek(0, 2)
+        self.file.write(data.numpy().data)
+        return partial(self._read, start, len(data), tensor.dtype, tensor.shape, tensor.device)
+
+    def _read(self, start: int, size: int, dtype: torch.dtype, shape: torch.Size, device: torch.device) -> Tensor:
+        self.file.seek(start)
+        data = bytearray(self.file.read(size))
+        return torch.frombuffer(data, dtype=dtype).reshape(shape).to(device)
 
 
 class Upper:
     """The visual module from its first trained block on. What is below does not change, so it runs once per image.
 
-    ``probe``: two images to try it with. ``images``: how many are to be remembered.
+    ``layers``: all that reach the features. ``probe``: two images to try it with.
     """
 
     def __init__(
-        self, visual: Visual, layers: dict[str, nn.Linear], trained: Sequence[str], probe: Sequence[Pixels],
-        images: int, bf16: bool,
+        self, visual: Visual, layers: dict[str, Linear], trained: Sequence[str], probe: Sequence[Pixels], bf16: bool,
+        folder: Path | None = None, checkpointing: bool = False,
     ) -> None:  # fmt: skip
-        self.visual, self.bf16 = visual, bf16
-        ran, blocks = _order(visual, layers, probe[:1]), _blocks(layers)
+        self.visual, self.bf16, self.checkpointing = visual, bf16, checkpointing
+        self.store, self._stand_ins = Store(folder), dict[torch.Size, Tensor]()
+        self.axis = 0  # along which images lie side by side where they enter a block
+        blocks, ran = tower(layers), list(layers)
         fixed = set(ran[: min(ran.index(n) for n in trained)])
         below = [b for b in blocks[:-1] if fixed.issuperset(n for n in layers if n.startswith(f"{b}."))]
         modules: list[nn.Module] = [visual.model.get_submodule(b) for b in blocks]
-        self.lower = modules[: len(below)]
-        self.first = modules[len(below)] if modules else visual.model
+        self.lower, self.blocks = modules[: len(below)], modules[len(below) :]
         self.block = blocks[len(below)] if blocks else ""
-        if self.lower and not self._serves(probe, images):
+        self.at_once = max(1, min(IMAGES, ROWS // max(x.rows for x in layers.values())))
+        if self.lower and not self._serves(probe):
             self.lower = []
+        self.in_training = max(1, min(4 * IMAGES, self._room() // self._saved(probe[:1])))
 
     @torch.no_grad()
-    def look(self, batch: Sequence[Pixels]) -> list[Tensor]:
+    def look(self, batch: Sequence[Seen]) -> list[Tensor]:
         """Features through the whole module; each image keeps what entered the first trained block, under HIDDEN."""
+        found: dict[int, Tensor] = {}
+        for part in self._parts(batch):
+            images = [batch[i] for i in part]
+            found |= zip(part, self._look(images), strict=True)
+        return [found[i] for i in range(len(batch))]
+
+    def _look(self, images: Sequence[Seen]) -> list[Tensor]:
         if not self.lower:
-            return self._features(batch)
+            return self._features(images)
         seen: list[Tensor] = []
-        handle = self.first.register_forward_pre_hook(
-            lambda _m, args, kw: seen.append(_given(args, kw)), with_kwargs=True
+        handle = self.blocks[0].register_forward_pre_hook(
+            lambda _m, args, kw: seen.append(args[0] if args else kw["hidden_states"]), with_kwargs=True
         )
         try:
-            features = self._features(batch)
+            features = self._features([_plain(p) for p in images])
         finally:
             handle.remove()
-        joined = seen[0]
-        packed = len(joined) != len(batch)  # a row a patch, of all images
-        parts = joined.split([len(p["pixel_values"]) for p in batch] if packed else 1)
-        for pixels, hidden in zip(batch, parts, strict=True):
-            pixels[HIDDEN] = hidden
+        for pixels, hidden in zip(images, self._split(seen[0], images), strict=True):
+            pixels |= self.keep({**pixels, HIDDEN: hidden})
         return features
 
-    def features(self, batch: Sequence[Pixels]) -> list[Tensor]:
-        """As ``Visual.features``, from the first trained block on where all images have entered it."""
-        plain = [{k: v for k, v in p.items() if k != HIDDEN} for p in batch]
-        if any(HIDDEN not in p for p in batch):
-            return self._features(plain)
-        with self._skipping(torch.cat([p[HIDDEN] for p in batch]).to(self.visual.device)):
-            return self._features(plain)
+    def keep(self, pixels: Seen) -> Seen:
+        """``pixels`` whose input to the first upper block, a tensor, is in the store.
 
-    def _features(self, batch: Sequence[Pixels]) -> list[Tensor]:
-        with torch.autocast(self.visual.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.visual.features(batch)
+        Of the pixels themselves only what hangs on their shape is asked from here on: one of each shape stands for all.
+        """
+        values = pixels["pixel_values"]
+        shared = self._stand_ins.setdefault(values.shape, values)
+        return {**pixels, "pixel_values": shared, HIDDEN: self.store.put(pixels[HIDDEN])}
+
+    def clear(self) -> None:
+        """Nothing that was looked at is asked for again."""
+        self.store, self._stand_ins = Store(self.store.folder), {}
+
+    def features(self, batch: Sequence[Seen]) -> list[Tensor]:
+        """As ``Visual.features``, from the first trained block on where all images have entered it."""
+        if any(HIDDEN not in p for p in batch) or not self.lower:
+            return self._features([_plain(p) for p in batch])
+        found: dict[int, Tensor] = {}
+        for bucket in self.visual.buckets([_plain(p) for p in batch]):
+            images = [batch[i] for i in bucket]
+            hidden = [p[HIDDEN]() for p in images]
+            with self._skipping(torch.cat(hidden, self.axis)):
+                found |= zip(bucket, self._features([_plain(p) for p in images]), strict=True)
+        return [found[i] for i in range(len(batch))]
 
     @torch.no_grad()
-    def _serves(self, probe: Sequence[Pixels], images: int) -> bool:
-        """Whether there is room for all images, and the short way gives what the long one does.
+    def now(self, batch: Sequence[Seen]) -> list[Tensor]:
+        """``features`` of any number of images, so many at a time as there is room for."""
+        return [f for i in range(0, len(batch), self.at_once) for f in self.features(batch[i : i + self.at_once])]
 
-        A tower that also reads lower blocks differs.
-        """
+    def _features(self, batch: Sequence[Pixels]) -> list[Tensor]:
+        again = self.checkpointing and torch.is_grad_enabled()
+        half = torch.autocast(self.visual.device.type, torch.bfloat16, enabled=self.bf16)
+        with half, _recomputed(self.blocks if again else []):
+            return self.visual.features(batch)
+
+    def _parts(self, batch: Sequence[Seen]) -> list[list[int]]:
+        buckets = self.visual.buckets([_plain(p) for p in batch])
+        return [b[i : i + self.at_once] for b in buckets for i in range(0, len(b), self.at_once)]
+
+    @torch.no_grad()
+    def _serves(self, probe: Sequence[Pixels]) -> bool:
+        """Whether the short way gives what the long one does. A tower that also reads lower blocks differs."""
+        entered = [dict(p) for p in (probe[0], *probe)]  # one twice: two of the same shape share a pass
+        try:
+            whole = self.look(entered)
+            short = self.features(entered)
+        except (RuntimeError, TypeError, IndexError, AttributeError, KeyError):
+            return False  # its blocks take or give something else than hidden states
+        finally:
+            self.clear()
+        return all(
+            a.shape == b.shape and torch.allclose(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max()))
+            for a, b in zip(short, whole, strict=True)
+        )
+
+    def _room(self) -> int:
+        if self.visual.device.type != "cuda":
+            return ACTIVATIONS
+        return torch.cuda.mem_get_info(self.visual.device)[0] // 4
+
+    def _saved(self, probe: Sequence[Pixels]) -> int:
+        """Bytes that a pass with gradients through the upper part holds on to, of one image."""
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
         entered = [dict(p) for p in probe]
-        whole = self.look(entered)
-        if images * max(p[HIDDEN].nbytes for p in entered) > CACHE_BYTES:
-            return False
-        pairs = zip(self.features(entered), whole, strict=True)
-        return all(torch.allclose(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max())) for a, b in pairs)
+        self.look(entered)
+        weights = {p.untyped_storage().data_ptr() for p in self.visual.parameters().values()}
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            self.features(entered)
+        self.clear()
+        return max(1, sum(size for where, size in sizes.items() if where not in weights))
+
+    def _split(self, joined: Tensor, images: Sequence[Seen]) -> Sequence[Tensor]:
+        """What entered a block, image by image: rows of a batch, or stretches of one row (Pixtral, Qwen-VL)."""
+        if "image_grid_thw" in images[0]:
+            return joined.split([len(p["pixel_values"]) for p in images])
+        if len(images) > 1:
+            self.axis = 1 if joined.dim() == 3 and len(joined) == 1 else 0
+        return joined.chunk(len(images), self.axis)
 
     @contextmanager
     def _skipping(self, hidden: Tensor) -> Iterator[None]:
-        def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
-        handle = self.first.register_forward_pre_hook(enter, with_kwargs=True)
         for block in self.lower:
-            block.forward = _pass_on
+            block.forward = lambda *_, **__: hidden
         try:
             yield
         finally:
-            handle.remove()
             for block in self.lower:
                 del block.forward
 
 
-def _pass_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-    return hidden_states
+def _plain(pixels: Seen) -> Pixels:
+    return {k: v for k, v in pixels.items() if k != HIDDEN}
 
 
-def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-    return hidden
+@contextmanager
+def _recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Within: the blocks keep nothing but their input for the backward pass."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

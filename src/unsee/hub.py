@@ -1,0 +1,235 @@
+"""All traffic with the Hugging Face Hub: a model's files come in, a patch goes out."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from unsee.errors import UnseeError
+from unsee.progress import progress
+
+SMALL = ("*.json", "*.txt", "*.model", "*.jinja")  # all but weights: settings, tokenizers, templates
+EXAMPLE = "llava-hf/llava-1.5-7b-hf"
+NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+PATCH = "patch/patch.safetensors"  # of a run, and of a repository
+OPAQUE = re.compile(r"[0-9a-f][0-9a-f-]{7,}")  # a hash or a UUID: an id that tells nobody who is meant
+PLACE = re.compile(r'"(/|~|\.\.?/|\\\\|[A-Za-z]:[\\/])')  # how a path starts, in JSON
+TEMPLATE = resources.files("unsee") / "report" / "card.md.j2"
+FULL = tuple(os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT))
+
+
+def small_files(name: str, revision: str | None = None, code: bool = False) -> tuple[Path, str]:
+    """Bring a repository without its weights to the hub's cache: its folder there, and the commit.
+
+    ``code``: Python files too. Nobody has read them.
+    """
+    from huggingface_hub import snapshot_download
+
+    wanted = [*SMALL, "*.py"] if code else list(SMALL)
+    with _told(partial(_not_brought, name, revision)):
+        folder = snapshot_download(name, revision=revision, allow_patterns=wanted, tqdm_class=_bar())
+    return Path(folder), Path(folder).name
+
+
+def files(name: str, revision: str | None = None) -> list[str]:
+    """Names of all files of the repository, those of weights too."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    folder, commit = small_files(name, revision)
+    try:
+        return sorted(f.path for f in get_cached_repo_tree(name, revision=commit))
+    except CachedRepoTreeNotFoundError:  # offline, and something else filled the cache: what it left there
+        return sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+
+
+def fetch(name: str, revision: str, filenames: Sequence[str]) -> Path:
+    """Bring these files, one at least, of a commit to the hub's cache; returns the folder they are in.
+
+    Whole files stay when the call is interrupted: the next one goes on with those that are missing.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    with _told(partial(_not_brought, name, revision)):
+        missing = [f for f in filenames if not isinstance(try_to_load_from_cache(name, f, revision=revision), str)]
+        if missing:
+            with progress("downloading", len(missing)) as tick:
+                for done, file in enumerate(missing):
+                    bar = _bar(partial(_share, tick, done, file))
+                    hf_hub_download(name, file, revision=revision, tqdm_class=bar)
+                    tick(done + 1)
+        first = hf_hub_download(name, filenames[0], revision=revision)
+    return Path(first).parents[filenames[0].count("/")]
+
+
+def push(run: Path, repo: str, *, private: bool = True) -> str:
+    """Upload the patch of ``run``, and a card, to the user's model repository ``repo``; returns its address.
+
+    Nothing else of the run goes out: its other files can hold names, paths and statistics of images.
+    """
+    header, figures = _read_run(run)
+    if not NAME.fullmatch(repo):
+        raise UnseeError(f"'{repo}' is no name of a repository. Give OWNER/NAME, such as {EXAMPLE}.")
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with TemporaryDirectory() as folder, _told(partial(_not_sent, repo)):
+        _lay_out(Path(folder), run, card(header, figures))
+        url = api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise UnseeError(f"'{repo}' exists and everybody can read it. Name another one, or ask for a public one.")
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=[PATCH, "README.md"],
+            commit_message="Upload a patch of unsee",
+        )
+    return str(url)
+
+
+def card(header: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """The README.md of a patch. ``header``: the patch's; ``figures``: metrics.json of its run."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    info, base = header["info"], header["base"]
+    model = str(info.get("model") or "")
+    model = model if NAME.fullmatch(model) else ""  # a folder means nothing to others
+    data = ModelCardData(
+        base_model=model or None,
+        base_model_relation="adapter" if model else None,  # of the hub's four, the one that needs its base
+        library_name="unsee",
+        tags=["machine-unlearning", "multimodal"],
+    )
+    drifts = list(figures.get("certificates", {}).values())
+    text = ModelCard.from_template(
+        data,
+        template_str=TEMPLATE.read_text(encoding="utf-8"),
+        model=model,
+        forgotten=info.get("forgotten", []),
+        settings=yaml.safe_dump(info.get("config", {}), sort_keys=False).strip(),
+        stopped=figures.get("stopped", ""),
+        steps=len(figures.get("history", [])),
+        drift={"largest": max(drifts), "mean": sum(drifts) / len(drifts)} if drifts else None,
+        tensors=len(base),
+        fingerprint=hashlib.sha256("\n".join(f"{n} {h}" for n, h in sorted(base.items())).encode()).hexdigest(),
+    )
+    return str(text)
+
+
+def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header of the run's patch, and its figures. Refused: what is no run, or would tell who is forgotten."""
+    for name in (PATCH, "metrics.json"):
+        if not (run / name).is_file():
+            raise UnseeError(f"'{run}' is no run: it has no {name}. Give the folder that unsee forget --out wrote.")
+    try:
+        with safe_open(run / PATCH, "np") as file:
+            written = json.loads((file.metadata() or {})["unsee"])
+        header = {part: dict(written[part]) for part in ("base", "info")}
+        named = [i for i in header["info"].get("forgotten", []) if not OPAQUE.fullmatch(i)]
+        figures = dict(json.loads((run / "metrics.json").read_text(encoding="utf-8")))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UnseeError(
+            f"'{run / PATCH}' is not a patch of unsee, or it or metrics.json is damaged ({error}). Make the run again."
+        ) from error
+    if named or PLACE.search(json.dumps(header)):
+        what = f"a name ('{named[0]}')" if named else "a path of this machine"
+        raise UnseeError(
+            f"the patch of '{run}' holds {what}, which would go out with it. Make the run again: patches hold ids now."
+        )
+    return header, figures
+
+
+def _lay_out(folder: Path, run: Path, readme: str) -> None:
+    """What is uploaded, by itself: what is not in the folder cannot go out."""
+    (folder / PATCH).parent.mkdir()
+    (folder / PATCH).symlink_to((run / PATCH).resolve())
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def _bar(tell: Callable[[float], None] | None = None) -> type:
+    """A progress bar for the hub that shows nothing, for there is one already, but tells which share is done."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings | {"disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            if tell and self.total:
+                tell(self.n / self.total)
+
+    return Bar
+
+
+def _share(tick: Callable[[int, str], None], done: int, file: str, share: float) -> None:
+    tick(done, f"{file} {share:.0%}")
+
+
+@contextmanager
+def _told(why: Callable[[Exception], str]) -> Iterator[None]:
+    """What the hub, or the way to it, says no to, as one error."""
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
+
+    try:
+        yield
+    except (HTTPError, EntryNotFoundError, HFValidationError, OSError, RuntimeError) as error:  # Runtime: hf_xet's
+        raise UnseeError(why(error)) from error
+
+
+def _not_brought(name: str, revision: str | None, error: Exception) -> str:
+    from huggingface_hub import constants, errors
+
+    takes = f"unsee takes a folder or a hub name such as {EXAMPLE}"
+    page = f"https://huggingface.co/{name}"
+    if isinstance(error, errors.HFValidationError):
+        return f"'{name}' is no folder, and cannot be a name on the hub. {takes}."
+    if isinstance(error, errors.GatedRepoError):
+        return f"'{name}' is gated. Accept its licence on {page} and log in: hf auth login."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"'{name}' is no folder, and no model on the hub. {takes}. If it is private, log in: hf auth login."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"'{name}' has no revision '{revision}'. Give a branch, a tag or a commit: {page}/commits/main."
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        offline = isinstance(error.__cause__, errors.OfflineModeIsEnabled)
+        away = f"the hub cannot be reached: {_first(error.__cause__ or error)}"
+        return (
+            f"'{name}' is no folder, and not, or not whole, in the hub's cache {constants.HF_HUB_CACHE}; "
+            f"{'HF_HUB_OFFLINE is set' if offline else away}. Go online once, or give a folder."
+        )
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"'{name}' lacks a file: {_first(error, 'Entry')}. Its repository is incomplete: take another revision."
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+        return f"the hub does not let you read '{name}'. Log in with a token that may: hf auth login."
+    if any(text in str(error) for text in FULL):
+        return f"no space for '{name}' in {constants.HF_HUB_CACHE}. Free some, or set HF_HOME to a folder with more."
+    return f"'{name}' could not be downloaded: {_first(error)}. Give the same command again: files that are whole stay."
+
+
+def _not_sent(repo: str, error: Exception) -> str:
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"nothing can be sent to '{repo}': HF_HUB_OFFLINE is set. Unset it."
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404):
+        return f"the hub does not let you write to '{repo}'. Log in with a token that may: hf auth login."
+    return f"the patch could not be sent to '{repo}': {_first(error)}. Give the same command again."
+
+
+def _first(error: BaseException, start: str = "") -> str:
+    """The first line of its message, of those that begin so."""
+    lines = [line for line in str(error).splitlines() if line.startswith(start)]
+    return (lines[0] if lines else type(error).__name__).rstrip(". ")

@@ -1,0 +1,139 @@
+"""What unsee would do with a model, from its config and headers alone: no weight is read."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from transformers import AutoImageProcessor
+
+from unsee.config import ForgetConfig
+from unsee.errors import UnseeError
+from unsee.vision.blocks import ACTIVATIONS, ROOM, upper_layers
+from unsee.vision.checkpoint import Checkpoint, readable
+from unsee.vision.families import OTHER
+from unsee.vision.module import Visual, load_visual
+from unsee.vision.trace import Trace, follow
+
+SIDE = 336  # pixels of the square image that is followed through the model
+PROGRAM = 800 * 2**20  # bytes that Python, torch and transformers take by themselves
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """``trained``: names of the layers that would train. ``traced``: of a grey image, SIDE pixels wide."""
+
+    checkpoint: Checkpoint
+    visual: Visual
+    traced: Trace
+    trained: list[str]
+    speed: float  # flops a second, of bfloat16 matrix products here
+
+    @property
+    def weights(self) -> int:
+        """Parameters of the trained layers."""
+        return sum(x.out * x.width for n, x in self.traced.linears.items() if n in self.trained)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of a request, by what takes them."""
+        inputs = {(x.width, x.rows, n.rpartition(".")[0]) for n, x in self.traced.linears.items() if n in self.trained}
+        moments = sum(width**2 for width, *_ in inputs)
+        return {
+            "visual weights": 4 * sum(p.numel() for p in self.visual.parameters().values()),
+            "Adam": 8 * self.weights,
+            "gradients, weights before": 6 * self.weights,
+            "moments, in the loop": 2 * moments,
+            "activations, images": ACTIVATIONS + ROOM,
+            "Python, torch, transformers": PROGRAM,
+        }
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        config, family = self.checkpoint.config, self.visual.family
+        entries = [self.checkpoint.entry(name) for name in self.checkpoint.visual]
+        read, every = sum(e.end - e.start for e in entries), len(set(self.checkpoint.shards.values()))
+        parameters = self.visual.parameters()
+        known = (
+            f"{family.encoder} and {family.projector}" if family is not OTHER else "not in the list; it can be followed"
+        )
+        passes, forward = 3 * self.traced.flops, self.traced.flops / self.speed
+        lines = [
+            f"family       {config.model_type} ({type(self.visual.model).__name__}): {known}",
+            f"dtype        {', '.join(sorted({str(e.dtype).removeprefix('torch.') for e in entries}))} on disk, "
+            "float32 in training",
+            f"reads        {len(entries)} of {len(self.checkpoint.shards):,} tensors, {size(read)}, from "
+            f"{len(self.checkpoint.visual_files)} of {every} file(s); the language model is not read",
+            f"features     {self.traced.features[0]} × {self.traced.features[1]} of an image {SIDE} pixels wide, "
+            f"{self.traced.flops / 1e9:,.0f} GFLOP",
+            f"trains       {len(self.trained)} layers, {self.weights:,} of "
+            f"{sum(p.numel() for p in parameters.values()):,} visual parameters",
+            *(f"  {name}  {x.out} × {x.width}" for name, x in self.traced.linears.items() if name in self.trained),
+            "stays as it is",
+            *self._frozen(),
+            f"memory       {size(sum(self.memory.values()))}: "
+            + ", ".join(f"{size(n)} {what}" for what, n in self.memory.items()),
+            f"time         {forward:.2g} s an image forward, {passes / self.speed:.2g} s forward and backward, on this "
+            "machine; unsee forget --dry-run measures a request",
+        ]
+        return lines
+
+    def _frozen(self) -> list[str]:
+        lower = [n for n in self.traced.linears if n not in self.trained]
+        reasons = Counter(self.traced.frozen.values())
+        first = {why: name for name, why in reversed(self.traced.frozen.items())}
+        lines = [f"  {count} parameters: {why} ({first[why]} …)" for why, count in reasons.most_common()]
+        if lower:
+            lines.insert(0, f"  {len(lower)} layers: below the last {self._depth():.0%} of the blocks ({lower[0]} …)")
+        fused = set(dict(self.visual.model.named_parameters())) - set(self.checkpoint.visual.values())
+        return lines + (
+            [f"  {len(fused)} parameters: stored as parts of another tensor ({min(fused)} …)"] if fused else []
+        )
+
+    def _depth(self) -> float:
+        return len(self.trained) / len(self.traced.linears)
+
+
+def inspect(model: str, revision: str | None, trust: bool, depth: float = ForgetConfig.depth) -> Inspection:
+    """Follow a grey image through the model's skeleton. UnseeError: what the model lacks."""
+    checkpoint = Checkpoint.open(model, revision, trust)
+    if not checkpoint.visual:
+        raise UnseeError(
+            f"'{model}' has no visual tensor that transformers' {checkpoint.config.model_type} would read."
+        )
+    with readable(model):
+        processor = AutoImageProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust)
+    visual = Visual(checkpoint.skeleton.eval(), processor)
+    grey = PIL.Image.fromarray(np.full((SIDE, SIDE, 3), 127, dtype=np.uint8))
+    (pixels,) = visual.pixels([grey])
+    try:
+        traced = follow(visual, pixels)
+    except (RuntimeError, NotImplementedError):  # shapes hang on values: its weights are needed
+        traced = follow(load_visual(model, revision, trust), pixels)
+    return Inspection(checkpoint, visual, traced, upper_layers(traced.linears, depth), speed())
+
+
+def speed(side: int = 1024) -> float:
+    """Floating-point operations a second in a bfloat16 matrix product: a tenth of a second's test."""
+    matrix: Any = torch.ones(side, side, dtype=torch.bfloat16)
+    matrix @ matrix
+    started, times = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.1:
+        matrix @ matrix
+        times += 1
+    return 2 * side**3 * times / (time.perf_counter() - started)
+
+
+def size(count: int) -> str:
+    """``1536`` → ``1.5 KiB``."""
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.4g} {unit}"

@@ -1,0 +1,317 @@
+"""From a request to the loop: images opened, features before forgetting, moments, and what can be drawn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unsee import processes
+from unsee.concepts import Concept, ImageRef, Request
+from unsee.config import ForgetConfig
+from unsee.data.augment import augment
+from unsee.data.images import load_all
+from unsee.errors import UnseeError
+from unsee.forgetting import contrast
+from unsee.forgetting.moments import MomentRecorder, Moments
+from unsee.forgetting.region import Images, Region
+from unsee.forgetting.replay import Replay
+from unsee.forgetting.run import Forgetting
+from unsee.progress import progress, say
+from unsee.vision.blocks import HIDDEN, Upper, upper_layers
+from unsee.vision.module import Pixels, Visual
+from unsee.vision.patch import fingerprint
+from unsee.vision.trace import Trace, trace
+
+MOMENTS = "moments.safetensors"  # file of a request that runs
+HELD_BACK, MOST_HELD_BACK = 0.2, 5  # share and number of a concept's images that only tell when it is forgotten
+VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
+COPIES = 5  # most copies of one image
+ALIKE = 0.7  # of a concept's identity: what 19 of 20 of its own views show; a neutral image that does shows it too
+DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
+ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
+OPENED = 64  # images, altered copies among them, that are open at a time
+DISTRIBUTION = 128 * 2**20  # bytes of inputs to the upper part, up to which a request also keeps their distribution
+
+
+def prepare(
+    visual: Visual,
+    request: Request,
+    statistics: Moments | Path | str | None,
+    config: ForgetConfig,
+    reference: Visual | None = None,
+    folder: Path | None = None,
+) -> Forgetting:
+    """Everything before the first step. ``folder``: for what takes more memory than there should be."""
+    moments = Moments.load(statistics) if isinstance(statistics, str | Path) else statistics
+    _check(request, moments, config, reference)
+    check_finite(visual)
+    meta = {"model": fingerprint(visual.tensors())}
+    if moments and moments.meta != meta:
+        raise UnseeError(
+            "the statistics are of another model, or of this one before it changed. "
+            "Make them again from the retained images: unsee statistics --model … --images …"
+        )
+    learn, held = zip(*(_hold_back(c) for c in request.forget), strict=True)
+    probe = _probe(visual, request.forget)
+    seen = trace(visual, probe[0])
+    trained = chosen(seen, config)
+    layers = {n: visual.model.get_submodule(n) for n in trained}
+    if moments and (unknown := [n for n in trained if n not in moments.layers]):
+        raise UnseeError(
+            f"the statistics tell nothing of {len(unknown)} layer(s) that would train, first {unknown[0]}. Record them "
+            f"with as much depth: unsee statistics --depth {config.depth} …, or train less: --depth."
+        )
+    upper = Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing)
+    altered, aims = copies(request.forget), list[Tensor]()
+    train = look(upper, learn, "images to forget", altered, config.seed, reference=reference, aims=aims)
+    check = look(upper, held, "held-back images", altered, config.seed + 1)
+    shown = {}
+    for kind, concepts in (("neutral", request.neutral), ("retain", request.retain)):
+        wanted = concepts and moments is None and (kind == "retain" or not request.retain)
+        with MomentRecorder(layers) if wanted else nullcontext() as recorder:
+            shown[kind] = look(upper, concepts, f"{kind} images", fill(concepts), config.seed + 2, recorder)
+        if recorder:
+            moments = replace(recorder.moments(meta), replay=_distribution(upper, shown[kind]))
+    assert moments is not None  # _check has seen to it
+    neutral, retain = shown["neutral"], shown["retain"]
+    if not retain.pixels and config.replay and _fits(upper, moments, train):
+        retain = drawn(upper, moments, train, config)
+    if neutral.pixels and not reference:
+        neutral = _others(neutral, Region(config.region, train, neutral, retain))
+    if folder:
+        moments = moments.on_disk(folder / MOMENTS)
+    sets = (train, check, neutral, retain)
+    return Forgetting(upper, layers, *sets, moments, config, reference=aims, dtypes=_stored(visual, trained))
+
+
+def _stored(visual: Visual, layers: Sequence[str]) -> dict[str, torch.dtype]:
+    """The dtype in which each layer's weight lies in the checkpoint, where there is one."""
+    if visual.checkpoint is None:
+        return {}
+    entries = {module: visual.checkpoint.entry(disk) for disk, module in visual.checkpoint.visual.items()}
+    return {n: entries[f"{n}.weight"].dtype for n in layers if f"{n}.weight" in entries}
+
+
+def chosen(seen: Trace, config: ForgetConfig) -> list[str]:
+    """The layers that train: those named in ``config.layers``, or the upper ones."""
+    if not config.layers:
+        return upper_layers(seen.linears, config.depth)
+    names = [n for n in seen.linears if config.names(n)]
+    if not names:
+        raise UnseeError(f"no layer's name contains '{config.layers}'. There are: {', '.join(seen.linears)}.")
+    return names
+
+
+def look(
+    upper: Upper,
+    concepts: Sequence[Concept],
+    what: str,
+    altered: int = 0,
+    seed: int = 0,
+    recorder: MomentRecorder | None = None,
+    reference: Visual | None = None,
+    aims: list[Tensor] | None = None,
+) -> Images:
+    """One pass over the concepts' images and so many ``altered`` copies of each: features, what enters the upper part.
+
+    ``recorder``: records its layers' inputs. ``aims``: filled with features under ``reference``.
+    """
+    refs = [(c.id, i) for c in concepts for i in c.images]
+    step = max(1, OPENED // (1 + altered))
+    done: list[tuple[Images, list[Tensor]] | None] = []
+    if recorder:
+        recorder.mask = upper.visual.real_rows
+    with progress(what, len(refs)) as tick:
+        for start in range(0, len(refs), step):
+            part = refs[start : start + step]
+            done.append(_look(upper, part, altered, seed, start, reference) if processes.mine(len(done)) else None)
+            if recorder and (own := done[-1]):
+                recorder.images += len(own[0])
+            tick(start + len(part))
+    found = Images([], [])
+    for images, more in _dealt(upper, done):
+        found += images
+        if aims is not None:
+            aims += more
+    return found
+
+
+def _dealt(upper: Upper, done: list[tuple[Images, list[Tensor]] | None]) -> Iterator[tuple[Images, list[Tensor]]]:
+    """What all processes looked at; of what others did, hidden inputs go to this one's store."""
+    if processes.count() == 1:
+        yield from (d for d in done if d)
+        return
+    for number, (images, more) in enumerate(processes.dealt([d and (_plain(d[0]), d[1]) for d in done])):
+        own = done[number]
+        yield own or (Images([upper.keep(p) for p in images.pixels], images.concepts, images.before), more)
+
+
+def _plain(images: Images) -> Images:
+    """With hidden inputs as tensors, to be sent."""
+    pixels = [{k: v() if k == HIDDEN else v for k, v in p.items()} for p in images.pixels]
+    return Images(pixels, images.concepts, images.before)
+
+
+def _look(
+    upper: Upper, part: Sequence[tuple[str, ImageRef]], altered: int, seed: int, start: int, reference: Visual | None
+) -> tuple[Images, list[Tensor]]:
+    opened = load_all([i for _, i in part])
+    rngs = [np.random.default_rng([seed, start + k]) for k in range(len(opened))]
+    more = [augment(o, rng) for o, rng in zip(opened, rngs, strict=True) for _ in range(altered)]
+    pixels = upper.visual.pixels([*opened, *more])
+    concepts = [c for c, _ in part] + [c for c, _ in part for _ in range(altered)]
+    with torch.no_grad():
+        aims = [contrast.pooled(f) for f in reference.features(pixels)] if reference else []
+    return Images(pixels, concepts, [contrast.pooled(f) for f in upper.look(pixels)]), aims
+
+
+def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig) -> Moments:
+    """Moments and distribution over any number of images, of which few are open at a time."""
+    check_finite(visual)
+    probe = _probe(visual, concepts)
+    seen = trace(visual, probe[0])
+    trained = chosen(seen, config)
+    upper = Upper(visual, seen.linears, trained, probe, bf16=False)
+    replay: list[Replay | None] = []
+    with MomentRecorder({n: visual.model.get_submodule(n) for n in trained}) as recorder:
+        recorder.mask, done = visual.real_rows, 0
+        with progress("statistics", sum(len(c.images) for c in concepts)) as tick:
+            for number, group in enumerate(_groups(concepts)):
+                refs = [(c.id, i) for c in group for i in c.images]
+                done += len(refs)
+                if processes.mine(number):
+                    shown, _ = _look(upper, refs, 0, 0, 0, None)
+                    recorder.images += len(shown)
+                    replay = [_sum([*replay, _distribution(upper, shown)])]
+                    upper.clear()
+                tick(done)
+    moments = recorder.moments({"model": fingerprint(visual.tensors())})
+    return replace(moments, replay=_sum([r for rank in processes.everywhere(replay) for r in rank]))
+
+
+def _groups(concepts: Sequence[Concept]) -> Iterator[list[Concept]]:
+    """Whole concepts, OPENED images or so at a time; a larger one in pieces, which count as concepts of their own."""
+    some: list[Concept] = []
+    for concept in concepts:
+        for start in range(0, len(concept.images), OPENED):
+            some.append(Concept(concept.id, concept.images[start : start + OPENED]))
+            if sum(len(c.images) for c in some) >= OPENED:
+                yield some
+                some = []
+    if some:
+        yield some
+
+
+def _distribution(upper: Upper, shown: Images) -> Replay | None:
+    """Of what enters the upper part; None where images differ in size, the module runs whole, or it takes too much."""
+    inputs = [p[HIDDEN] for p in shown.pixels if HIDDEN in p]
+    first = inputs[0]() if inputs else torch.empty(0)
+    same = len({p["pixel_values"].shape for p in shown.pixels}) == 1
+    if not same or len(inputs) < len(shown) or len(shown) * first.nbytes > DISTRIBUTION:
+        return None
+    groups: dict[str, list[Any]] = {}
+    for concept, hidden in zip(shown.concepts, inputs, strict=True):
+        groups.setdefault(concept, []).append(hidden)
+    return Replay.fit((torch.stack([h() for h in group]) for group in groups.values()), upper.block)
+
+
+def _sum(parts: Sequence[Replay | None]) -> Replay | None:
+    """None where one of them has none, or is of another shape."""
+    whole = [p for p in parts if p is not None]
+    if not whole or len(whole) < len(parts) or any(p.shape != whole[0].shape for p in whole):
+        return None
+    return reduce(add, whole)
+
+
+def _probe(visual: Visual, concepts: Sequence[Concept]) -> list[Pixels]:
+    """Two images to find out with how the module runs."""
+    return visual.pixels(load_all([i for c in concepts for i in c.images][:2]))
+
+
+def _others(neutral: Images, region: Region) -> Images:
+    """Neutral images but those that show a concept to forget, which would hold it in place."""
+    other = (region.shown(neutral).amax(1) <= ALIKE).nonzero()[:, 0].tolist()
+    if not other:
+        raise UnseeError("every neutral image looks like a concept to forget. Give images of others (--neutral DIR).")
+    if len(other) < len(neutral):
+        say(f"{len(neutral) - len(other)} of {len(neutral)} neutral images look like a concept to forget: left out")
+    return Images(*([part[i] for i in other] for part in (neutral.pixels, neutral.concepts, neutral.before)))
+
+
+def _fits(upper: Upper, moments: Moments, like: Images) -> bool:
+    """Whether the statistics tell what enters ``upper`` now, as ``like`` has."""
+    replay, hidden = moments.replay, like.pixels[0].get(HIDDEN)
+    if replay is None or hidden is None or (replay.block, replay.shape) != (upper.block, tuple(hidden().shape)):
+        say("nothing can be drawn from the statistics: they do not tell what enters the blocks that train now")
+        return False
+    return True
+
+
+def drawn(upper: Upper, moments: Moments, like: Images, config: ForgetConfig) -> Images:
+    """Retained images drawn from their statistics.
+
+    ``like``: images that have entered the upper part. Of a drawn image only what enters there is drawn; its pixels,
+    which the module still reads, are another's.
+    """
+    if not config.replay or not moments.replay:
+        return Images([], [])
+    first = like.pixels[0]
+    hidden = moments.replay.draw(-(-config.replay // DRAWN_VIEWS), DRAWN_VIEWS, config.seed).to(first[HIDDEN]())
+    pixels = [{**first, HIDDEN: upper.store.put(h)} for h in hidden]
+    before = [contrast.pooled(f) for f in upper.now(pixels)]
+    return Images(pixels, [f"drawn {i // DRAWN_VIEWS}" for i in range(len(pixels))], before)
+
+
+def _check(request: Request, moments: Moments | None, config: ForgetConfig, reference: Visual | None) -> None:
+    if not (request.retain or request.neutral or moments):
+        raise UnseeError(
+            "nothing says what is to stay. Give retained images (--retain DIR), their statistics (--statistics FILE) "
+            "or neutral images (--neutral DIR)."
+        )
+    if (config.region == "reference") != (reference is not None):
+        raise UnseeError(
+            "region 'reference' and a reference model go together: give --region reference --reference MODEL, "
+            "the checkpoint before it was taught the concepts."
+        )
+    if config.region == "neutral" and not request.neutral:
+        raise UnseeError(
+            "region 'neutral' needs neutral images: give --neutral DIR, or --region mean with --retain DIR."
+        )
+    if config.region == "mean" and not request.retain:
+        raise UnseeError(
+            "region 'mean' needs retained images: give --retain DIR, or --region neutral with --neutral DIR."
+        )
+
+
+def check_finite(visual: Visual) -> None:
+    """Refuse a model with NaN or Inf in a visual weight."""
+    bad = [n for n, p in visual.parameters().items() if not torch.isfinite(p).all()]
+    if bad:
+        raise UnseeError(
+            f"{len(bad)} visual weight(s) of the model hold NaN or Inf, first {bad[0]}. Download it again."
+        )
+
+
+def copies(concepts: Sequence[Concept]) -> int:
+    """How many altered copies of each image make up for few views."""
+    return max(1, min(COPIES, VIEWS // min(len(c.images) for c in concepts) - 1))
+
+
+def fill(concepts: Sequence[Concept]) -> int:
+    """How many altered copies of each image of what stays make up for few images."""
+    images = sum(len(c.images) for c in concepts)
+    return max(0, min(COPIES, ENOUGH // images - 1)) if images else 0
+
+
+def _hold_back(concept: Concept) -> tuple[Concept, Concept]:
+    n = max(1, min(MOST_HELD_BACK, round(HELD_BACK * len(concept.images))))
+    return Concept(concept.id, concept.images[:-n]), Concept(concept.id, concept.images[-n:])
