@@ -36,6 +36,7 @@ from safetensors import safe_open
 
 from unsee.files import write_json
 from unsee.progress import say
+from unsee.vision.checkpoint import Checkpoint
 
 SCALED = {"llava-1.5-7b-72b": ("llava-1.5-7b", 11.1)}  # the same visual module before 72.1 billion language weights
 IMAGES = {"forget": range(2), "retain": range(2, 10)}  # concepts
@@ -129,6 +130,8 @@ def row_of(name: str, folder: Path, scratch: Path, flags: list[str], limit: floa
     """One checkpoint: both commands, and what forgetting cannot do without."""
     look, disk = shapes.weight_files(folder)
     row: dict[str, Any] = {"shape": name, "weights_bytes": look, "disk_bytes": disk, "flags": flags}
+    checkpoint = Checkpoint.open(folder)
+    row["visual_bytes"] = sum(e.end - e.start for e in map(checkpoint.entry, checkpoint.visual))
     row["inspect"] = measure([*UNSEE, "inspect", "--model", f"{folder}"], limit)
     run = scratch / f"run-{name}"
     given = [part for kind in IMAGES for part in (f"--{kind}", f"{scratch / kind}")]

@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from unsee.report.plots import BLUE, GOLD, GREEN, GREY
+from unsee.vision.families import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -169,11 +170,42 @@ def tradeoff() -> None:
     figure.savefig(ROOT / "docs" / "tradeoff.png", dpi=110, metadata={"Software": None})
 
 
-FILES = {"docs/results.md": ("details", details), "README.md": ("summary", summary)}
+def families() -> str:
+    """docs/models.md: the rows of the families' table."""
+    rows = ["| `model_type` | encoder | projector |", "|---|---|---|"]
+    rows += [f"| {', '.join(f.types)} | {f.encoder} | {f.projector} |" for f in FAMILIES]
+    return "\n".join(rows)
+
+
+def sizes() -> str:
+    """README.md: what ``realsize.py`` measured."""
+    data = _result("realsize")
+    rows = ["| checkpoint | on disk | read | inspect | forget: peak memory | over what it needs |", "|---" * 6 + "|"]
+    for run in data["runs"]:
+        need, forget = run["denominator"], run["forget"]
+        rows.append(
+            f"| {run['shape']} | {run['weights_bytes'] / 1e9:.1f} GB | {run['visual_bytes'] / 1e9:.2f} GB | "
+            f"{run['inspect']['seconds']:.1f} s | {forget['peak_mib'] / 1024:.2f} GiB | "
+            f"{run['ratio']:.2f} × {need['mib'] / 1024:.2f} GiB |"
+        )
+    return "\n".join(rows) + f"\n\n`{data['command']}`, commit {data['commit']}."
+
+
+def _result(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return data
+
+
+TABLES = [
+    ("docs/results.md", "details", details),
+    ("docs/models.md", "families", families),
+    ("README.md", "summary", summary),
+    ("README.md", "sizes", sizes),
+]
 
 
 def main() -> None:
-    for file, (mark, table) in FILES.items():
+    for file, mark, table in TABLES:
         path = ROOT / file
         path.write_text(placed(path.read_text(encoding="utf-8"), mark, table()), encoding="utf-8")
     tradeoff()

@@ -93,3 +93,17 @@ def test_bfloat16_changes_the_terms_by_less_than_a_hundredth(sets):
     fast, exact = (region.losses(*given, ForgetConfig(bf16=b), (6, 20)) for b in (True, False))
     for name, value in exact.items():
         assert fast[name].item() == pytest.approx(value.item(), rel=0.01), name
+
+
+def test_a_batch_in_parts_has_the_loss_of_the_whole(sets):
+    forget, neutral, retain = sets
+    region, config = Region("neutral", forget, neutral, retain), ForgetConfig(bf16=False)
+    stay, old = neutral.before[:9], neutral.before[9:18]
+    whole = region.losses(forget.before[:5], list(range(5)), stay, old, config, (5, 9))
+    parts = [
+        region.losses(forget.before[:3], [0, 1, 2], [], [], config, (5, 9)),
+        region.losses(forget.before[3:5], [3, 4], stay[:2], old[:2], config, (5, 9)),
+        region.losses([], [], stay[2:], old[2:], config, (5, 9)),
+    ]
+    for name, value in whole.items():
+        assert sum(p[name].item() for p in parts if name in p) == pytest.approx(value.item(), rel=1e-4), name

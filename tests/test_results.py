@@ -17,10 +17,9 @@ def tables():
     return module
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/results.md"])
-def test_the_document_shows_what_was_measured(file):
+@pytest.mark.parametrize(("file", "mark", "table"), tables().TABLES)
+def test_the_document_shows_what_was_measured(file, mark, table):
     module = tables()
-    mark, table = module.FILES[file]
     text = (ROOT / file).read_text(encoding="utf-8")
     assert f"<!-- {mark} -->" in text
     assert module.placed(text, mark, table()) == text

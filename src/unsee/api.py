@@ -51,7 +51,7 @@ def statistics(model: Any, processor: Any, images: Source, config: ForgetConfig 
     ``+``. ``model``: a whole one and its ``processor``; or what ``load_visual`` gave, and None.
     """
     visual = model if isinstance(model, Visual) else Visual(model, processor)
-    with attention_for(visual.model, bf16=False):
+    with attention_for(visual.model, training=False):
         return prepare.statistics(visual, concepts_of(images), config or ForgetConfig())
 
 
@@ -80,11 +80,13 @@ def forget(
     started = time.perf_counter()
     request = Request(concepts_of(forget), concepts_of(retain), concepts_of(neutral))
     visual = model if isinstance(model, Visual) else Visual(model, processor)
-    with attention_for(visual.model, config.bf16):
+    with attention_for(visual.model, training=False):
         job = prepare.prepare(visual, request, statistics, config, reference, checkpoint)
-        with visual.training(f"{n}.weight" for n in job.layers):
-            ready = time.perf_counter()
-            done = job.run(checkpoint, watch)
+    ready = time.perf_counter()
+    eager = config.bf16 and job.module.few_rows
+    trained = [f"{n}.weight" for n in job.layers]
+    with attention_for(visual.model, eager), visual.training(trained), job.module.alone():
+        done = job.run(checkpoint, watch)
     cost = {"prepare_seconds": ready - started, "loop_seconds": time.perf_counter() - ready}
     patch, undo = make_patch(visual, job, config, [opaque(c) for c in request.forget])
     return Result(**vars(done), moments=job.moments, patch=patch, undo=undo, cost=cost)
@@ -96,7 +98,7 @@ def make_patch(visual: Visual, job: Forgetting, config: ForgetConfig, forgotten:
     new = {f"{n}.weight": m.weight.detach() for n, m in job.layers.items()}
     checkpoint = visual.checkpoint
     if checkpoint is None:
-        old = {f"{n}.weight": w.to(new[f"{n}.weight"].dtype) for n, w in job.start.items()}
+        old = {f"{n}.weight": w.to("cpu", new[f"{n}.weight"].dtype) for n, w in job.start.items()}
         before, after = (revert_weight_conversion(visual.model, tensors) for tensors in (old, _copied(new)))
         return patches.make(before, after, info)
     if checkpoint.revision:

@@ -116,7 +116,7 @@ class Demo:
             return prepare(self.visual, Request(self.forget, self.retain, self.neutral), None, SETTINGS)
 
     def ours(self, job: Forgetting, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
-        with attention_for(self.model, SETTINGS.bf16):
+        with attention_for(self.model, training=False):
             return job.run(watch=watch)
 
     def changed(self, job: Forgetting, retain: Images | None = None, **settings: Any) -> None:
@@ -124,7 +124,7 @@ class Demo:
 
     def drawn(self, job: Forgetting) -> Images:
         """Retained images drawn from their statistics, as where they are gone."""
-        with attention_for(self.model, SETTINGS.bf16):
+        with attention_for(self.model, training=False):
             return drawn(cast(Upper, job.module), job.moments, job.forget, SETTINGS)
 
     def watch(self) -> Callable[[int], dict[str, float]]:

@@ -13,7 +13,6 @@ import torch
 from transformers import AutoImageProcessor
 
 from unsee.config import ForgetConfig
-from unsee.errors import UnseeError
 from unsee.vision.blocks import ACTIVATIONS, ROOM, upper_layers
 from unsee.vision.checkpoint import Checkpoint, readable
 from unsee.vision.families import OTHER
@@ -42,8 +41,8 @@ class Inspection:
     @property
     def memory(self) -> dict[str, int]:
         """Bytes of a request, by what takes them."""
-        inputs = {(x.width, x.rows, n.rpartition(".")[0]) for n, x in self.traced.linears.items() if n in self.trained}
-        moments = sum(width**2 for width, *_ in inputs)
+        inputs = {x.shares: x.width for n, x in self.traced.linears.items() if n in self.trained}
+        moments = sum(width**2 for width in inputs.values())
         return {
             "visual weights": 4 * sum(p.numel() for p in self.visual.parameters().values()),
             "Adam": 8 * self.weights,
@@ -102,10 +101,6 @@ class Inspection:
 def inspect(model: str, revision: str | None, trust: bool, depth: float = ForgetConfig.depth) -> Inspection:
     """Follow a grey image through the model's skeleton. UnseeError: what the model lacks."""
     checkpoint = Checkpoint.open(model, revision, trust)
-    if not checkpoint.visual:
-        raise UnseeError(
-            f"'{model}' has no visual tensor that transformers' {checkpoint.config.model_type} would read."
-        )
     with readable(model):
         processor = AutoImageProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust)
     visual = Visual(checkpoint.skeleton.eval(), processor)

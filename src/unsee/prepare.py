@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,8 +19,9 @@ from unsee import processes
 from unsee.concepts import Concept, ImageRef, Request
 from unsee.config import ForgetConfig
 from unsee.data.augment import augment
-from unsee.data.images import load_all
+from unsee.data.images import FileImage, load_all
 from unsee.errors import UnseeError
+from unsee.files import sha256
 from unsee.forgetting import contrast
 from unsee.forgetting.moments import MomentRecorder, Moments
 from unsee.forgetting.region import Images, Region
@@ -40,6 +42,7 @@ DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
 ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
 OPENED = 64  # images, altered copies among them, that are open at a time
 DISTRIBUTION = 128 * 2**20  # bytes of inputs to the upper part, up to which a request also keeps their distribution
+Looked = tuple[Images, list[Tensor]]  # images, and their features under a reference
 
 
 def prepare(
@@ -55,6 +58,7 @@ def prepare(
     _check(request, moments, config, reference)
     check_finite(visual)
     meta = {"model": fingerprint(visual.tensors())}
+    inputs = _inputs(request, meta["model"], moments, reference) if folder else []
     if moments and moments.meta != meta:
         raise UnseeError(
             "the statistics are of another model, or of this one before it changed. "
@@ -70,7 +74,7 @@ def prepare(
             f"the statistics tell nothing of {len(unknown)} layer(s) that would train, first {unknown[0]}. Record them "
             f"with as much depth: unsee statistics --depth {config.depth} …, or train less: --depth."
         )
-    upper = Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing)
+    upper = _agreed(Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing))
     altered, aims = copies(request.forget), list[Tensor]()
     train = look(upper, learn, "images to forget", altered, config.seed, reference=reference, aims=aims)
     check = look(upper, held, "held-back images", altered, config.seed + 1)
@@ -89,8 +93,17 @@ def prepare(
         neutral = _others(neutral, Region(config.region, train, neutral, retain))
     if folder:
         moments = moments.on_disk(folder / MOMENTS)
-    sets = (train, check, neutral, retain)
-    return Forgetting(upper, layers, *sets, moments, config, reference=aims, dtypes=_stored(visual, trained))
+    sets, dtypes = (train, check, neutral, retain), _stored(visual, trained)
+    return Forgetting(upper, layers, *sets, moments, config, reference=aims, dtypes=dtypes, inputs=inputs)
+
+
+def _agreed(upper: Upper) -> Upper:
+    """Made alike in all processes: how it runs hangs on the memory that each found free."""
+    found = processes.everywhere((bool(upper.lower), upper.in_training))
+    if not all(short for short, _ in found):
+        upper.lower = []
+    upper.in_training = min(images for _, images in found)
+    return upper
 
 
 def _stored(visual: Visual, layers: Sequence[str]) -> dict[str, torch.dtype]:
@@ -127,32 +140,32 @@ def look(
     """
     refs = [(c.id, i) for c in concepts for i in c.images]
     step = max(1, OPENED // (1 + altered))
-    done: list[tuple[Images, list[Tensor]] | None] = []
+    found = Images([], [])
     if recorder:
         recorder.mask = upper.visual.real_rows
     with progress(what, len(refs)) as tick:
-        for start in range(0, len(refs), step):
-            part = refs[start : start + step]
-            done.append(_look(upper, part, altered, seed, start, reference) if processes.mine(len(done)) else None)
-            if recorder and (own := done[-1]):
-                recorder.images += len(own[0])
-            tick(start + len(part))
-    found = Images([], [])
-    for images, more in _dealt(upper, done):
-        found += images
-        if aims is not None:
-            aims += more
+        for starts in processes.turns(range(0, len(refs), step)):
+            done: Looked | None = None
+            with processes.alike():
+                for start in processes.own(starts):
+                    done = _look(upper, refs[start : start + step], altered, seed, start, reference)
+                    if recorder:
+                        recorder.images += len(done[0])
+            for images, more in _gathered(upper, done):
+                found += images
+                if aims is not None:
+                    aims += more
+            tick(min(starts[-1] + step, len(refs)))
     return found
 
 
-def _dealt(upper: Upper, done: list[tuple[Images, list[Tensor]] | None]) -> Iterator[tuple[Images, list[Tensor]]]:
-    """What all processes looked at; of what others did, hidden inputs go to this one's store."""
+def _gathered(upper: Upper, own: Looked | None) -> list[Looked]:
+    """What the processes looked at in one turn; of what others did, hidden inputs go to this one's store."""
     if processes.count() == 1:
-        yield from (d for d in done if d)
-        return
-    for number, (images, more) in enumerate(processes.dealt([d and (_plain(d[0]), d[1]) for d in done])):
-        own = done[number]
-        yield own or (Images([upper.keep(p) for p in images.pixels], images.concepts, images.before), more)
+        return [own] if own else []
+    found = processes.everywhere(own and (_plain(own[0]), own[1]))
+    found[processes.rank()] = own
+    return [looked if looked is own else (_kept(upper, looked[0]), looked[1]) for looked in found if looked is not None]
 
 
 def _plain(images: Images) -> Images:
@@ -161,17 +174,23 @@ def _plain(images: Images) -> Images:
     return Images(pixels, images.concepts, images.before)
 
 
+def _kept(upper: Upper, images: Images) -> Images:
+    """The other way round."""
+    pixels = [upper.keep(p) if HIDDEN in p else p for p in images.pixels]
+    return Images(pixels, images.concepts, images.before)
+
+
 def _look(
     upper: Upper, part: Sequence[tuple[str, ImageRef]], altered: int, seed: int, start: int, reference: Visual | None
-) -> tuple[Images, list[Tensor]]:
+) -> Looked:
     opened = load_all([i for _, i in part])
     rngs = [np.random.default_rng([seed, start + k]) for k in range(len(opened))]
     more = [augment(o, rng) for o, rng in zip(opened, rngs, strict=True) for _ in range(altered)]
     pixels = upper.visual.pixels([*opened, *more])
     concepts = [c for c, _ in part] + [c for c, _ in part for _ in range(altered)]
     with torch.no_grad():
-        aims = [contrast.pooled(f) for f in reference.features(pixels)] if reference else []
-    return Images(pixels, concepts, [contrast.pooled(f) for f in upper.look(pixels)]), aims
+        aims = [contrast.pooled(reference.features([p])[0]).to(upper.visual.device) for p in pixels if reference]
+    return Images(pixels, concepts, upper.look(pixels, contrast.pooled)), aims
 
 
 def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig) -> Moments:
@@ -180,19 +199,19 @@ def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig
     probe = _probe(visual, concepts)
     seen = trace(visual, probe[0])
     trained = chosen(seen, config)
-    upper = Upper(visual, seen.linears, trained, probe, bf16=False)
+    upper = _agreed(Upper(visual, seen.linears, trained, probe, bf16=False))
     replay: list[Replay | None] = []
     with MomentRecorder({n: visual.model.get_submodule(n) for n in trained}) as recorder:
         recorder.mask, done = visual.real_rows, 0
         with progress("statistics", sum(len(c.images) for c in concepts)) as tick:
-            for number, group in enumerate(_groups(concepts)):
-                refs = [(c.id, i) for c in group for i in c.images]
-                done += len(refs)
-                if processes.mine(number):
-                    shown, _ = _look(upper, refs, 0, 0, 0, None)
-                    recorder.images += len(shown)
-                    replay = [_sum([*replay, _distribution(upper, shown)])]
-                    upper.clear()
+            for groups in processes.turns(_groups(concepts)):
+                with processes.alike():
+                    for group in processes.own(groups):
+                        shown, _ = _look(upper, [(c.id, i) for c in group for i in c.images], 0, 0, 0, None)
+                        recorder.images += len(shown)
+                        replay = [_sum([*replay, _distribution(upper, shown)])]
+                        upper.clear()
+                done += sum(len(c.images) for group in groups for c in group)
                 tick(done)
     moments = recorder.moments({"model": fingerprint(visual.tensors())})
     return replace(moments, replay=_sum([r for rank in processes.everywhere(replay) for r in rank]))
@@ -267,8 +286,23 @@ def drawn(upper: Upper, moments: Moments, like: Images, config: ForgetConfig) ->
     first = like.pixels[0]
     hidden = moments.replay.draw(-(-config.replay // DRAWN_VIEWS), DRAWN_VIEWS, config.seed).to(first[HIDDEN]())
     pixels = [{**first, HIDDEN: upper.store.put(h)} for h in hidden]
-    before = [contrast.pooled(f) for f in upper.now(pixels)]
+    before = upper.now(pixels, contrast.pooled)
     return Images(pixels, [f"drawn {i // DRAWN_VIEWS}" for i in range(len(pixels))], before)
+
+
+def _inputs(request: Request, model: str, statistics: Moments | None, reference: Visual | None) -> list[str]:
+    """What a request is made from, in hashes: another request has others."""
+    sets = {"forget": request.forget, "retain": request.retain, "neutral": request.neutral}
+    images = [f"{kind} {c.id} {_digest(i)}" for kind, concepts in sets.items() for c in concepts for i in c.images]
+    parts = {"reference": reference.tensors() if reference else {}, "statistics": {}, "replay": {}}
+    if statistics:
+        parts["statistics"] = dict(statistics.matrices)
+        parts["replay"] = statistics.replay.state()[0] if statistics.replay else {}
+    return [f"model {model}", *images, *(f"{name} {fingerprint(tensors)}" for name, tensors in parts.items())]
+
+
+def _digest(image: ImageRef) -> str:
+    return sha256(image.path) if isinstance(image, FileImage) else hashlib.sha256(image.load().tobytes()).hexdigest()
 
 
 def _check(request: Request, moments: Moments | None, config: ForgetConfig, reference: Visual | None) -> None:

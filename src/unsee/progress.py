@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from unsee import processes
+
 LINE_EVERY = 10.0  # seconds between two plain lines
 _inside = ContextVar("inside", default=False)  # whether progress of some work is being shown
 
@@ -23,8 +25,11 @@ class Tick(Protocol):
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Tick]:
-    """``tick(done, note)`` tells how far the work is. Work within other work says nothing of its own."""
-    if _inside.get():
+    """``tick(done, note)`` tells how far the work is. Work within other work says nothing of its own.
+
+    Of several processes only the first tells.
+    """
+    if _inside.get() or not processes.first():
         yield lambda done, note="": None
         return
     token = _inside.set(True)
@@ -62,5 +67,6 @@ def _plain(title: str, total: int) -> Tick:
 
 
 def say(text: str) -> None:
-    """One line for the person who waits, on standard error: standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for the person who waits, once whatever the number of processes; standard output is for results."""
+    if processes.first():
+        print(text, file=sys.stderr, flush=True)

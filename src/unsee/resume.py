@@ -34,7 +34,8 @@ def save(folder: Path, weights: Mapping[str, Tensor], optimizer: Any, origin: st
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    save_state(folder / FILE, "training", tensors, {"origin": origin, "step": step, "history": history})
+    lines = [list(line.items()) for line in history]  # a file's header is sorted by key, but a run's figures are not
+    save_state(folder / FILE, "training", tensors, {"origin": origin, "step": step, "history": lines})
 
 
 def restore(folder: Path, weights: Mapping[str, Tensor], optimizer: Any, origin: str) -> tuple[int, History]:
@@ -60,4 +61,4 @@ def restore(folder: Path, weights: Mapping[str, Tensor], optimizer: Any, origin:
             _, index, part = key.split(".", 2)
             state.setdefault(int(index), {})[part] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return info["step"], info["history"]
+    return info["step"], [dict(line) for line in info["history"]]

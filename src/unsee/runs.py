@@ -18,6 +18,7 @@ import transformers
 import yaml
 
 import unsee
+from unsee import processes
 from unsee.api import Result
 from unsee.concepts import Concept, Request
 from unsee.data.images import FileImage
@@ -66,7 +67,12 @@ def manifest(
         },
         "forgotten": dict(zip(result.patch.info["forgotten"], [c.id for c in request.forget], strict=True)),
         "seed": asked["seed"],
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": {
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "processes": processes.count(),
+        },
         "seconds": {k.removesuffix("_seconds"): round(v, 2) for k, v in seconds.items()},
         "peak_memory_mib": round(peak_memory() / 2**20),
     }

@@ -35,7 +35,7 @@ def look(model: Any, processor: Any, pixels: dict[str, Pixels], batch: int = 64)
     visual = Visual(model, processor)
     features: dict[str, Tensor] = {}
     ids = list(pixels)
-    with attention_for(model, bf16=False):
+    with attention_for(model, training=False):
         for start in range(0, len(ids), batch):
             part = ids[start : start + batch]
             features |= dict(zip(part, visual.features([pixels[i] for i in part]), strict=True))

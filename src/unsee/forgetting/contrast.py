@@ -88,7 +88,9 @@ def fit_space(pooled: Tensor, concepts: Sequence[str], centre: Tensor | None = N
     if all(len(g) < 2 for g in groups):
         raise UnseeError("no concept has two images, so views cannot be told from identities. Give at least 2 each.")
     middle = pooled.mean(0) if centre is None else centre
-    with torch.random.fork_rng():  # the low-rank decomposition starts from random directions
+    with torch.random.fork_rng(
+        [pooled.device] if pooled.is_cuda else []
+    ):  # the low-rank decomposition starts from random directions
         torch.manual_seed(0)
         some = pooled[:: -(-len(pooled) // SAMPLE)] - middle
         basis = torch.svd_lowrank(some, min(DIRECTIONS, *some.shape))[2]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -101,8 +102,13 @@ class Moments:
         save_state(path, "moments", tensors, info)
 
     def on_disk(self, path: str | Path) -> Moments:
-        """Saved to ``path``, and the same moments whose matrices are read from there one by one when they are used."""
-        self.save(path)
+        """Saved to ``path``, and the same moments whose matrices are read from there one by one when they are used.
+
+        Processes share the file: the first writes it, and the others wait.
+        """
+        with processes.alike():
+            if processes.first():
+                self.save(path)
         return replace(self, matrices=_OnDisk(path, list(self.matrices)), replay=None)
 
     @classmethod
@@ -185,7 +191,7 @@ class MomentRecorder:
         self._latest.clear()
 
     def moments(self, meta: Mapping[str, str] | None = None) -> Moments:
-        """What was recorded, by all processes, on the CPU.
+        """What was recorded, by all processes, on the CPU. The recorder is empty afterwards.
 
         UnseeError: a layer never ran, or not as often as those it shares with.
         """
@@ -199,23 +205,37 @@ class MomentRecorder:
         odd = [name for name, key in self._keys.items() if self._calls[name] != self._calls[key]]
         if odd:
             raise UnseeError(f"layer(s) {_some(odd)} did not run in every batch that recorded their shared input.")
-        matrices = {key: _mirrored(matrix).cpu() for key, matrix in self._matrices.items()}
         keys = {name: self._keys[name] for name in self.layers}
-        return Moments(matrices, dict(self._counts), keys, self.images, dict(meta or {}))
+        matrices = {key: _mirrored(self._matrices.pop(key)).cpu() for key in list(self._matrices)}
+        done = Moments(matrices, self._counts, keys, self.images, dict(meta or {}))
+        self._keys, self._counts, self.images = {}, {}, 0
+        self._calls = dict.fromkeys(self.layers, 0)
+        return done
 
     def _gather(self) -> None:
         """Add up what several processes recorded. One that saw no batch has nothing to add."""
         if processes.count() == 1:
             return
         widths = {key: len(matrix) for key, matrix in self._matrices.items()}
-        self._keys, widths = processes.from_first((self._keys, widths))
-        where = next(iter(self.layers.values())).weight.device
-        empty = {k: torch.zeros(d, d, dtype=torch.float64, device=where) for k, d in widths.items()}
-        self._matrices = {k: processes.total(self._matrices.get(k, empty[k])) for k in widths}
-        sums = processes.everywhere((self._counts, self._calls, self.images))
-        self._counts = {k: sum(counts.get(k, 0) for counts, _, _ in sums) for k in widths}
-        self._calls = {n: sum(calls[n] for _, calls, _ in sums) for n in self.layers}
-        self.images = sum(images for _, _, images in sums)
+        sums = processes.everywhere((self._keys, widths, self._counts, self._calls, self.images))
+        seen = [(keys, widths) for keys, widths, *_ in sums if keys] or [(self._keys, widths)]
+        self._keys, widths = seen[0]
+        if any(keys != self._keys for keys, _ in seen):
+            raise UnseeError(
+                "layers that shared their input in one process did not in another. Record them in one process."
+            )
+        self._matrices = {key: processes.total(self._matrix(key, width)) for key, width in widths.items()}
+        self._counts = {key: sum(counts.get(key, 0) for _, _, counts, _, _ in sums) for key in widths}
+        self._calls = {n: sum(calls[n] for _, _, _, calls, _ in sums) for n in self.layers}
+        self.images = sum(images for *_, images in sums)
+
+    def _matrix(self, key: str, width: int) -> Tensor:
+        """What was summed up so far under ``key``, or zeros."""
+        if key not in self._matrices:
+            device = self.layers[key].weight.device
+            home = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
+            self._matrices[key] = torch.zeros(width, width, dtype=torch.float64, device=home)
+        return self._matrices[key]
 
     def _hook(self, name: str) -> Any:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -248,12 +268,9 @@ class MomentRecorder:
     def _accumulate(self, name: str, x: Tensor) -> None:
         mask = self.mask(tuple(x.shape)) if callable(self.mask) else self.mask
         rows = x.reshape(-1, x.shape[-1]) if mask is None else x[_fit_mask(mask, x, name)]
-        home = torch.device("cpu") if x.device.type == "mps" else x.device  # mps has no float64
-        total = self._matrices.get(name)
-        if total is None:
-            total = self._matrices[name] = torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float64, device=home)
+        total = self._matrix(name, x.shape[-1])
         for part in rows.split(ROWS):
-            _add_product(total, part.to(home))
+            _add_product(total, part.to(total.device))
         self._counts[name] = self._counts.get(name, 0) + len(rows)
         if not torch.isfinite(total.diagonal().sum()):  # any NaN or Inf in a row reaches the diagonal
             raise UnseeError(
@@ -265,21 +282,39 @@ class MomentRecorder:
 def _add_product(total: Tensor, rows: Tensor) -> None:
     """Add rowsᵀ rows to the upper triangle of ``total``, block by block; what is below it means nothing.
 
-    Products of narrow inputs are in float64, of wide ones in float32, flushed into float64 every ROWS rows. Measured on
-    two cores for 4039 rows 4096 wide: 710 ms in float64, 342 in float32, 237 of those blocks alone. The float32 sums
-    are off by about 1e-7 of the largest (benchmarks/speed.py): nothing to a penalty or a soft projector, but it would
-    fill an exact null space, which only inputs of fewer rows than their width have.
+    Products of narrow inputs are in float64, of wide ones in float32, flushed into float64 every ROWS rows; within
+    autocast the factors are what the layer multiplies, rounded to bfloat16. Measured on two cores for 4039 rows 4096
+    wide: 710 ms in float64, 342 in float32, 237 of those blocks alone, 96 of bfloat16 factors. The float32 sums are off
+    by about 1e-7 of the largest (benchmarks/speed.py): nothing to a penalty or a soft projector, but it would fill an
+    exact null space, which only inputs of fewer rows than their width have.
     """
-    wide = total.shape[0] >= WIDE
-    rows = rows.to(torch.float32 if wide else torch.float64)
-    step = -(-len(total) // BLOCKS) if wide else len(total)
-    for i in range(0, len(total), step):
-        total[i : i + step, i:] += rows[:, i : i + step].T @ rows[:, i:]
+    if len(total) < WIDE:
+        rows = rows.double()
+        total.addmm_(rows.T, rows)
+        return
+    half = torch.is_autocast_enabled(rows.device.type)
+    rows = rows.to(torch.bfloat16).float() if half else rows.float()
+    step = -(-len(total) // BLOCKS)
+    with _products_of_halves(rows.device) if half else nullcontext():
+        for i in range(0, len(total), step):
+            total[i : i + step, i:] += rows[:, i : i + step].T @ rows[:, i:]
+
+
+@contextmanager
+def _products_of_halves(device: torch.device) -> Iterator[None]:
+    """Within: float32 products whose factors are known to have no more than bfloat16's bits, at bfloat16's speed."""
+    backend: Any = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, backend.fp32_precision = backend.fp32_precision, "tf32" if device.type == "cuda" else "bf16"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
 
 
 def _mirrored(total: Tensor) -> Tensor:
-    upper = total.triu()
-    return upper + upper.triu(1).T
+    """``total`` with what is above its diagonal below it too, in its own memory."""
+    above = total.triu_().triu(1)
+    return total.add_(above.T)
 
 
 def save_state(path: str | Path, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:

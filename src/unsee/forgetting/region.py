@@ -101,17 +101,17 @@ class Region:
         distance, who it is in the other.
         """
         n, read = len(images), self.space.read.to(torch.bfloat16 if config.bf16 else torch.float32)
-        there = torch.cat([self.aim(images), self._flat(old)]) if old else self.aim(images)
+        there = torch.cat([*([self.aim(images)] if n else []), *([self._flat(old)] if old else [])])
         change = self._flat([*forgotten, *stay]) - there
         told = self.space.identity((change.to(read.dtype) @ read).float())
-        u = self.space.unit(self.aim_identity[images] + told[:n])
-        each = contrast.loss(u, self.aims[images], self.own[images], self.centroids, config.temperature, self.crowd)
         far = change.square().mean(1) / self.scale + told.square().mean(1) / self.identity_scale
-        terms = {
-            "forget": (each - config.floor).clamp(min=0).sum() / whole[0],
-            "anchor": far[:n].sum() / (2 * whole[0]),
-        }
-        return terms | ({"keep": far[n:].sum() / (2 * whole[1])} if old else {})
+        terms = {"keep": far[n:].sum() / (2 * whole[1])} if old else {}
+        if n:
+            u = self.space.unit(self.aim_identity[images] + told[:n])
+            each = contrast.loss(u, self.aims[images], self.own[images], self.centroids, config.temperature, self.crowd)
+            terms["forget"] = (each - config.floor).clamp(min=0).sum() / whole[0]
+            terms["anchor"] = far[:n].sum() / (2 * whole[0])
+        return terms
 
     def shown(self, images: Images) -> Tensor:
         """Share of each forget concept's identity that ``images`` showed before, ``[n, concepts]``: its own about 1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -38,19 +39,26 @@ class Forgotten:
 
 
 class Module(Protocol):
-    """Images in, features out: ``features`` with gradients, ``in_training`` at once; ``now`` without, any number."""
+    """Images in, features out: ``features`` with gradients, ``in_training`` at once; ``now`` without, any number.
+
+    ``few_rows``: whether attention is cheap. ``alone``: within, nothing else is asked of it.
+    """
 
     in_training: int
+    few_rows: bool
 
     def features(self, batch: Sequence[Any]) -> list[Tensor]: ...
 
-    def now(self, batch: Sequence[Any]) -> list[Tensor]: ...
+    def now(self, batch: Sequence[Any], reduced: Callable[[Tensor], Tensor]) -> list[Tensor]: ...
+
+    def alone(self) -> AbstractContextManager[None]: ...
 
 
 class Forgetting:
     """The loop. ``forget`` is trained on; ``check`` (held-back and augmented views) only tells when to stop.
 
-    ``dtypes``: in which a layer's weight will be stored, where that is not float32.
+    ``dtypes``: in which a layer's weight will be stored, where that is not float32. ``inputs``: tell the request from
+    others, so that only itself resumes from its checkpoint.
     """
 
     def __init__(
@@ -67,6 +75,7 @@ class Forgetting:
         settled: penalty.Settled | None = None,
         reference: Sequence[Tensor] = (),
         dtypes: Mapping[str, torch.dtype] | None = None,
+        inputs: Sequence[str] = (),
     ) -> None:
         self.module, self.layers, self.config = module, layers, config
         self.forget, self.check, self.neutral, self.retain = forget, check, neutral, retain
@@ -74,7 +83,7 @@ class Forgetting:
         self.start = {n: _compact(m.weight.detach()) for n, m in layers.items()}
         self.base = base or self.start
         self.settled = settled or penalty.Settled.empty()
-        self.reference = reference
+        self.reference, self.inputs = reference, inputs
         self.history: resume.History = []
         self.region = Region(config.region, forget, neutral, retain, reference)
         self._prepare_constraint()
@@ -118,13 +127,14 @@ class Forgetting:
         layers = {n: m for n, m in self.layers.items() if config.names(n)}
         images = (self.forget, self.check, self.neutral, self.retain if retain is None else retain)
         return Forgetting(
-            self.module, layers, *images, self.moments, config, self.base, self.settled, self.reference, self.dtypes
-        )
+            self.module, layers, *images, self.moments, config, self.base, self.settled, self.reference, self.dtypes,
+            self.inputs,
+        )  # fmt: skip
 
     def gradients(self, step: int) -> dict[str, Tensor]:
         """The step's gradients, in the weights' ``grad``; returns the terms of the loss on its batch.
 
-        The batch is taken ``in_training`` images at a time, dealt to the processes there are.
+        The batch is taken ``in_training`` images at a time or fewer, so that all processes there are have their part.
         """
         config, rng = self.config, np.random.default_rng([self.config.seed, step])
         sets = (self.forget, self.neutral, self.retain)
@@ -135,9 +145,10 @@ class Forgetting:
             weight.grad = torch.zeros_like(weight)
         names = ("forget", "anchor", *(("keep",) if whole[1] else ()))
         terms = {name: weights[0].new_zeros(()) for name in names}
-        for number, start in enumerate(range(0, len(batch), self.module.in_training)):
+        size = min(self.module.in_training, -(-len(batch) // processes.count()))
+        for number, start in enumerate(range(0, len(batch), size)):
             if processes.mine(number):
-                part = self._losses(batch[start : start + self.module.in_training], whole)
+                part = self._losses(batch[start : start + size], whole)
                 total = torch.stack([share[k] * v for k, v in part.items()]).sum()
                 total.backward(inputs=weights)
                 for name, value in part.items():
@@ -181,8 +192,7 @@ class Forgetting:
 
     def left(self) -> float:
         """Mean share of their identity that held-back views still show."""
-        now = [contrast.pooled(f) for f in self.module.now(self.check.pixels)]
-        return float(self.region.left(self.check, now).mean())
+        return float(self.region.left(self.check, self.module.now(self.check.pixels, contrast.pooled)).mean())
 
     def run(self, checkpoint: Path | None = None, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
         config = self.config
@@ -205,12 +215,14 @@ class Forgetting:
                 self.optimizer.step()
                 line = {"step": step + 1, **{k: v.item() for k, v in terms.items()}}
                 if (step + 1) % CHECK == 0:
-                    line["left"] = self.left()
+                    line["left"] = processes.from_first(self.left())  # it decides when all end
                 if watch and (step + 1) % CHECK == 0:
                     line |= watch(step + 1)
                 history.append(line)
-                if checkpoint and processes.first() and (step + 1) % resume.EVERY == 0:
-                    resume.save(checkpoint, trained, self.optimizer, origin, step + 1, history)
+                if checkpoint and (step + 1) % resume.EVERY == 0:
+                    with processes.alike():
+                        if processes.first():
+                            resume.save(checkpoint, trained, self.optimizer, origin, step + 1, history)
                 tick(step + 1, " ".join(f"{k} {v:.4f}" for k, v in line.items() if k != "step"))
         self.optimizer.state.clear()
         for n, m in self.layers.items():
@@ -238,12 +250,14 @@ class Forgetting:
         return left if forgotten_at(history, self.config) or self.config.stop <= 0 else f"{left}; {asked}"
 
     def _origin(self) -> str:
-        """Hash of all that the run's result depends on. Features before forgetting stand for the images."""
-        images = (self.forget, self.check, self.neutral, self.retain)
-        tensors = chain(self.start.values(), self.base.values(), *(s.before for s in images), self.reference)
-        sums = (self.moments.matrices, self.settled.A, self.settled.B, self.settled.c)
-        every = chain(tensors, (m for part in sums for m in part.values()))  # one by one: they may come from disk
-        return resume.origin(asdict(self.config), every, [*self.layers, *(c for s in images for c in s.concepts)])
+        """Hash of all that the run's result depends on, and of nothing that is computed from it.
+
+        Features and moments differ in their last bits with the number of processes and threads, which may change
+        between an interruption and the resumption.
+        """
+        settled = (self.settled.A, self.settled.B, self.settled.c)
+        every = chain(self.start.values(), self.base.values(), *(part.values() for part in settled))
+        return resume.origin(asdict(self.config), every, [*self.layers, *self.inputs])
 
 
 def _compact(weight: Tensor) -> Tensor:

@@ -44,15 +44,16 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 @contextmanager
-def attention_for(model: nn.Module, bf16: bool) -> Iterator[None]:
+def attention_for(model: nn.Module, training: bool) -> Iterator[None]:
     """Within: attention that is fast on this machine, and image by image only where it must be.
 
-    On a CPU eager attention for bfloat16, where sdpa's backward pass doubles the time of a step; and patches embedded
-    by one matrix product, where a convolution over each patch took 69 % of a Qwen2-VL tower's training step.
+    On a CPU eager attention for training in bfloat16, where sdpa's backward pass doubles the time of a small tower's
+    step; and patches embedded by one matrix product, where a convolution over each patch took 69 % of a Qwen2-VL
+    tower's training step.
     """
     configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     before = [config._attn_implementation for config in configs.values()]
-    eager = bf16 and next(model.parameters()).device.type == "cpu"
+    eager = training and next(model.parameters()).device.type == "cpu"
     packed = {id(m.config) for m in model.modules() if _is_packed(m)}
     for key, config in configs.items():  # an outer config sets its inner ones too, so outer ones come first
         config._attn_implementation = PACKED if key in packed else "eager" if eager else config._attn_implementation

@@ -19,9 +19,10 @@ from unsee.vision.trace import Linear
 
 Seen = dict[str, Any]  # pixels, and under HIDDEN what gives the image's input to the first upper block
 HIDDEN = "hidden"
-ROOM = 256 * 2**20  # bytes of these inputs that are kept in memory; the rest goes to disk
-ROWS = 4096  # of a layer's input in one pass without gradients; images are taken so many at a time
+ROOM = 128 * 2**20  # bytes of these inputs that are kept in memory, on a CPU; the rest goes to disk
+ROWS = 4096  # of a layer's input in one pass without gradients, on a CPU; images are taken so many at a time
 IMAGES = 64  # and no more than so many images
+FEW = 256  # rows of an image up to which eager attention is faster in training than torch's own, and saves little
 ACTIVATIONS = 512 * 2**20  # bytes that a pass with gradients may hold on to, on a CPU
 
 
@@ -50,16 +51,16 @@ def tower(layers: dict[str, Linear]) -> list[str]:
 
 
 class Store:
-    """Tensors to come back to: the first ROOM bytes in memory, further ones in a nameless file in ``folder``."""
+    """Tensors to come back to: the first ``room`` bytes where they are, others in a nameless file in ``folder``."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder, self.held = folder, 0
+    def __init__(self, folder: Path | None, room: int) -> None:
+        self.folder, self.room, self.held = folder, room, 0
         self.file: Any = None
 
     def put(self, tensor: Tensor) -> Callable[[], Tensor]:
         """A function that gives it back."""
         self.held += tensor.nbytes
-        if self.held <= ROOM:
+        if self.held <= self.room:
             return lambda: tensor
         if self.file is None:
             self.file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  (open as long as this is)
@@ -85,7 +86,9 @@ class Upper:
         folder: Path | None = None, checkpointing: bool = False,
     ) -> None:  # fmt: skip
         self.visual, self.bf16, self.checkpointing = visual, bf16, checkpointing
-        self.store, self._stand_ins = Store(folder), dict[torch.Size, Tensor]()
+        self.gpu = visual.device.type == "cuda"
+        self.folder, self.room = folder, self._free() if self.gpu else ROOM
+        self.clear()
         self.axis = 0  # along which images lie side by side where they enter a block
         blocks, ran = tower(layers), list(layers)
         fixed = set(ran[: min(ran.index(n) for n in trained)])
@@ -93,18 +96,22 @@ class Upper:
         modules: list[nn.Module] = [visual.model.get_submodule(b) for b in blocks]
         self.lower, self.blocks = modules[: len(below)], modules[len(below) :]
         self.block = blocks[len(below)] if blocks else ""
-        self.at_once = max(1, min(IMAGES, ROWS // max(x.rows for x in layers.values())))
+        rows = max(x.rows for x in layers.values())
+        self.at_once = max(1, min(IMAGES, (16 if self.gpu else 1) * ROWS // rows))
+        self.few_rows = rows <= FEW
         if self.lower and not self._serves(probe):
             self.lower = []
-        self.in_training = max(1, min(4 * IMAGES, self._room() // self._saved(probe[:1])))
+        self.in_training = max(
+            1, min(4 * IMAGES, (self._free() if self.gpu else ACTIVATIONS) // self._saved(probe[:1]))
+        )
 
     @torch.no_grad()
-    def look(self, batch: Sequence[Seen]) -> list[Tensor]:
-        """Features through the whole module; each image keeps what entered the first trained block, under HIDDEN."""
+    def look(self, batch: Sequence[Seen], reduced: Callable[[Tensor], Tensor] = lambda f: f) -> list[Tensor]:
+        """Features through the whole module, each ``reduced``; an image keeps what entered the first trained block."""
         found: dict[int, Tensor] = {}
         for part in self._parts(batch):
             images = [batch[i] for i in part]
-            found |= zip(part, self._look(images), strict=True)
+            found |= zip(part, map(reduced, self._look(images)), strict=True)
         return [found[i] for i in range(len(batch))]
 
     def _look(self, images: Sequence[Seen]) -> list[Tensor]:
@@ -128,12 +135,15 @@ class Upper:
         Of the pixels themselves only what hangs on their shape is asked from here on: one of each shape stands for all.
         """
         values = pixels["pixel_values"]
-        shared = self._stand_ins.setdefault(values.shape, values)
+        if values.shape not in self._stand_ins:
+            self._stand_ins[values.shape] = values.to(self.visual.device)
+        shared = self._stand_ins[values.shape]
         return {**pixels, "pixel_values": shared, HIDDEN: self.store.put(pixels[HIDDEN])}
 
     def clear(self) -> None:
         """Nothing that was looked at is asked for again."""
-        self.store, self._stand_ins = Store(self.store.folder), {}
+        self.store = Store(self.folder, self.room)
+        self._stand_ins: dict[torch.Size, Tensor] = {}
 
     def features(self, batch: Sequence[Seen]) -> list[Tensor]:
         """As ``Visual.features``, from the first trained block on where all images have entered it."""
@@ -148,13 +158,31 @@ class Upper:
         return [found[i] for i in range(len(batch))]
 
     @torch.no_grad()
-    def now(self, batch: Sequence[Seen]) -> list[Tensor]:
-        """``features`` of any number of images, so many at a time as there is room for."""
-        return [f for i in range(0, len(batch), self.at_once) for f in self.features(batch[i : i + self.at_once])]
+    def now(self, batch: Sequence[Seen], reduced: Callable[[Tensor], Tensor] = lambda f: f) -> list[Tensor]:
+        """``features`` of any number of images, each ``reduced``; so many at a time as there is room for."""
+        parts = (batch[i : i + self.at_once] for i in range(0, len(batch), self.at_once))
+        return [reduced(f) for part in parts for f in self.features(part)]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within: what is below the first trained block takes no memory, where it can be read again from disk."""
+        checkpoint = self.visual.checkpoint
+        freed = [p for block in self.lower for p in block.parameters()] if checkpoint else []
+        on_disk = {module: disk for disk, module in checkpoint.visual.items()} if checkpoint else {}
+        names = {id(p): on_disk.get(n) for n, p in self.visual.parameters().items()}
+        freed = [p for p in freed if names[id(p)]]
+        try:
+            for p in freed:
+                p.data = p.data.new_empty(0)
+            yield
+        finally:
+            for p in freed:
+                p.data = checkpoint.entry(names[id(p)]).read().to(p)  # type: ignore[union-attr, arg-type]
 
     def _features(self, batch: Sequence[Pixels]) -> list[Tensor]:
         again = self.checkpointing and torch.is_grad_enabled()
-        half = torch.autocast(self.visual.device.type, torch.bfloat16, enabled=self.bf16)
+        # Autocast's cache of converted weights would hold half of all weights again; each is used once in a pass.
+        half = torch.autocast(self.visual.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
         with half, _recomputed(self.blocks if again else []):
             return self.visual.features(batch)
 
@@ -169,6 +197,8 @@ class Upper:
         try:
             whole = self.look(entered)
             short = self.features(entered)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, TypeError, IndexError, AttributeError, KeyError):
             return False  # its blocks take or give something else than hidden states
         finally:
@@ -178,9 +208,8 @@ class Upper:
             for a, b in zip(short, whole, strict=True)
         )
 
-    def _room(self) -> int:
-        if self.visual.device.type != "cuda":
-            return ACTIVATIONS
+    def _free(self) -> int:
+        """A quarter of what is free on the GPU, in bytes."""
         return torch.cuda.mem_get_info(self.visual.device)[0] // 4
 
     def _saved(self, probe: Sequence[Pixels]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, __version__
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from unsee import hub
 from unsee.errors import UnseeError
@@ -26,7 +28,9 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")  # weights, but not safetensors
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 HEADER_CAP = 100 * 2**20  # bytes, as in safetensors itself
 
@@ -46,12 +50,17 @@ class Entry:
         with self.file.open("rb") as file:
             file.seek(self.start)
             data = bytearray(file.read(self.end - self.start))
-        return torch.frombuffer(data, dtype=self.dtype).reshape(self.shape) if data else torch.empty(self.shape)
+        if not data:
+            return torch.empty(self.shape, dtype=self.dtype)
+        return torch.frombuffer(data, dtype=self.dtype).reshape(self.shape)
 
 
 @dataclass
 class Checkpoint:
-    """``folder``: where its files are; of a hub name only those that were asked for. ``shards``: tensor → file name."""
+    """``folder``: where its files are; of a hub name only those that were asked for. ``shards``: tensor → file name.
+
+    ``config``: None where only its files were asked for (``stored``).
+    """
 
     name: str
     folder: Path
@@ -69,27 +78,35 @@ class Checkpoint:
         """
         folder, commit = _find(name, revision, trust)
         config = _config(name, folder, trust)
-        if getattr(config, "quantization_config", None):
-            raise UnseeError(
-                f"'{name}' holds quantised weights, which cannot take a small change. Give the checkpoint it was made "
-                f"from, apply the patch to it, and quantise again."
-            )
         return cls(str(name), folder, config, _shards(name, folder, commit), commit, trust)
+
+    @classmethod
+    def stored(cls, name: str | Path, revision: str | None = None) -> Checkpoint:
+        """Its files, code that it brings along among them, but no config: nothing of it is run."""
+        folder, commit = _find(name, revision, code=True)
+        _settings(name, folder)
+        return cls(str(name), folder, None, _shards(name, folder, commit), commit)
 
     @property
     def model_class(self) -> Any:
-        return model_class(self.config, self.name, self.trust)
+        return model_class(self.config, self.name, self.folder, self.trust)
 
     @cached_property
     def skeleton(self) -> Any:
         """The model without its language model and without storage (meta device)."""
-        with torch.device("meta"):
+        with readable(self.name), torch.device("meta"):
             return without_language(self.model_class)(self.config)
 
     @cached_property
     def visual(self) -> dict[str, str]:
-        """Visual tensors: name on disk → name in the model."""
-        return module_names(self.skeleton, list(self.shards))
+        """Visual tensors: name on disk → name in the model. UnseeError: there is none."""
+        found = module_names(self.skeleton, list(self.shards))
+        if not found:
+            raise UnseeError(
+                f"'{self.name}' has no visual tensor that transformers' {self.config.model_type} would read. "
+                f"It is incomplete or of another model: download it again."
+            )
+        return found
 
     @cached_property
     def visual_files(self) -> list[str]:
@@ -97,12 +114,18 @@ class Checkpoint:
 
     def fetch(self, files: list[str]) -> None:
         """Have ``files`` in ``folder``. UnseeError: one is missing."""
-        if self.revision:
+        if self.revision and files:
             hub.fetch(self.name, self.revision, files)
         if missing := [f for f in files if not (self.folder / f).is_file()]:
             raise UnseeError(
                 f"'{self.name}' lacks {len(missing)} of its files: {', '.join(missing[:5])}. Download them again."
             )
+
+    def complete(self) -> None:
+        """Have all of it in ``folder``. UnseeError: a file is missing, damaged or lacks a tensor of the index."""
+        self.fetch(sorted(set(self.shards.values())))
+        for name in self.shards:
+            self.entry(name)
 
     def entry(self, name: str) -> Entry:
         """UnseeError: the file that should hold tensor ``name`` is missing, cut short or lacks it."""
@@ -115,7 +138,7 @@ class Checkpoint:
         return self._headers[file][name]
 
 
-def _find(name: str | Path, revision: str | None, trust: bool) -> tuple[Path, str | None]:
+def _find(name: str | Path, revision: str | None, code: bool) -> tuple[Path, str | None]:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -128,27 +151,48 @@ def _find(name: str | Path, revision: str | None, trust: bool) -> tuple[Path, st
             f"'{name}' does not exist. Give the folder of a multimodal checkpoint, or a hub name such as "
             f"llava-hf/llava-1.5-7b-hf."
         )
-    return hub.small_files(str(name), revision, code=trust)
+    return hub.small_files(str(name), revision, code=code)
+
+
+def _settings(name: str | Path, folder: Path) -> dict[str, Any]:
+    """What config.json says. UnseeError: it says nothing, or that the weights are quantised."""
+    with readable(name):
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise UnseeError(f"the config.json of '{name}' names no model_type. Download it again.")
+    if raw.get("quantization_config"):
+        raise UnseeError(
+            f"'{name}' holds quantised weights, which cannot take a small change. Give the checkpoint it was made "
+            f"from, apply the patch to it, and quantise again."
+        )
+    return raw
 
 
 def _config(name: str | Path, folder: Path, trust: bool) -> Any:
+    raw = _settings(name, folder)
+    kind, code = raw["model_type"], raw.get("auto_map")
+    if code and not trust and kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise UnseeError(
+            f"'{name}' brings its own code ({', '.join(map(str, _named(code)))}), which unsee does not run unasked. "
+            f"Read it, then give --trust-remote-code."
+        )
+    if not code and kind not in CONFIG_MAPPING:
+        raise UnseeError(
+            f"'{name}' is a {kind} model, which transformers {__version__} does not know. Install a transformers that "
+            f"does, or give another model."
+        )
     with readable(name):
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not trust and "auto_map" in raw and raw.get("model_type") not in _known_types():
-            raise UnseeError(
-                f"'{name}' brings its own code ({raw['auto_map'].get('AutoConfig', 'auto_map')}), which unsee does not "
-                f"run unasked. Read it, then give --trust-remote-code."
-            )
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-    model_class(config, str(name), trust)
+        model_class(config, name, folder, trust)
     return config
 
 
-def _known_types() -> set[str]:
-    return {config.model_type for config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING}
+def _named(code: Any) -> list[Any]:
+    """Where the code is that an auto_map names."""
+    return sorted(code.values(), key=str) if isinstance(code, dict) else [code]
 
 
-def model_class(config: Any, name: str, trust: bool = False) -> Any:
+def model_class(config: Any, name: str | Path, folder: Path, trust: bool = False) -> Any:
     """The class that serves ``config``. UnseeError: not an image-text-to-text model."""
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
@@ -157,7 +201,7 @@ def model_class(config: Any, name: str, trust: bool = False) -> Any:
     if trust and wanted:
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-        return get_class_from_dynamic_module(wanted, name)
+        return get_class_from_dynamic_module(wanted, folder)
     raise UnseeError(
         f"'{name}' is a {config.model_type} model, which has no vision tower that answers about images. "
         f"unsee works on image-text-to-text models (LLaVA, Qwen2-VL, …)."
@@ -169,10 +213,16 @@ def _shards(name: str | Path, folder: Path, commit: str | None) -> dict[str, str
     there = hub.files(str(name), commit) if commit else [p.name for p in folder.iterdir()]
     if INDEX in there:
         with readable(name):
-            shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        if odd := [f for f in set(shards.values()) if Path(f).name != f or not f.endswith(".safetensors")]:
-            raise UnseeError(f"the index of '{name}' names '{odd[0]}', which is no safetensors file beside it.")
-        return dict(shards)
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(shards, dict) or not shards:
+            raise UnseeError(f"the index {INDEX} of '{name}' has no weight_map. Download it again.")
+        if odd := [f for f in shards.values() if not _beside(f)]:
+            raise UnseeError(
+                f"the index {INDEX} of '{name}' names '{odd[0]}', which is no safetensors file beside it. "
+                f"Download it again."
+            )
+        return shards
     if SINGLE in there:
         if commit:
             hub.fetch(str(name), commit, [SINGLE])
@@ -185,26 +235,49 @@ def _shards(name: str | Path, folder: Path, commit: str | None) -> dict[str, str
     raise UnseeError(f"'{name}' has no weights: neither {INDEX} nor {SINGLE} is there. Download it again.")
 
 
+def _beside(file: Any) -> bool:
+    return isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
+
+
 def read_header(file: Path) -> dict[str, Entry]:
-    """The tensors of a safetensors file, none of which is read. UnseeError: damaged, or shorter than it says."""
+    """The tensors of a safetensors file, none of which is read. UnseeError: damaged, or not as long as it says."""
+    cause: Exception
+    why: object
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
             if not 2 <= length <= min(size - 8, HEADER_CAP):
                 raise ValueError("its header is cut short")
-            header = json.loads(opened.read(length))
-        entries = {
-            name: Entry(file, DTYPES[t["dtype"]], tuple(t["shape"]), *(8 + length + o for o in t["data_offsets"]))
-            for name, t in header.items()
-            if name != "__metadata__" and t["dtype"] in DTYPES
-        }
-        if max((e.end for e in entries.values()), default=0) > size:
-            raise ValueError(f"it has {size} bytes and should have {max(e.end for e in entries.values())}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UnseeError(f"the checkpoint file '{file}' is damaged: {why}. Download it again.") from error
-    return entries
+            return _entries(file, json.loads(opened.read(length)), 8 + length, size)
+    except OSError as error:
+        cause, why = error, error.strerror
+    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        cause, why = error, "its header is no table of tensors"
+    except ValueError as error:
+        cause, why = error, error
+    raise UnseeError(f"the checkpoint file '{file}' is damaged: {why}. Remove it, and download it again.") from cause
+
+
+def _entries(file: Path, header: dict[str, Any], data: int, size: int) -> dict[str, Entry]:
+    """As safetensors has it, tensors lie one after another from byte ``data`` to the file's end, ``size``."""
+    found, at = {}, data
+    tensors = {n: t for n, t in header.items() if n != "__metadata__"}
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
+        offsets, shape, dtype = tensor["data_offsets"], tuple(tensor["shape"]), DTYPES.get(tensor["dtype"])
+        if dtype is None:
+            raise ValueError(f"{name} has the dtype {tensor['dtype']}, which unsee does not know")
+        if len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in (*offsets, *shape)):
+            raise ValueError(f"{name} has no place or shape that can be")
+        start, end = offsets
+        if data + start != at:
+            raise ValueError(f"{name} does not begin where the tensor before it ends")
+        if end - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name} has {end - start} bytes, which its shape and dtype do not take")
+        found[name], at = Entry(file, dtype, shape, data + start, data + end), data + end
+    if at != size:
+        raise ValueError(f"it has {size} bytes and should have {at}")
+    return found
 
 
 def module_names(model: Any, disk: list[str]) -> dict[str, str]:
@@ -268,6 +341,14 @@ def readable(name: str | Path) -> Iterator[None]:
     """What transformers and safetensors raise on a damaged or incomplete checkpoint, as one error."""
     try:
         yield
+    except ImportError as error:
+        raise UnseeError(f"'{name}' needs a package that is not installed: {_first_line(error)}.") from error
     except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
-        first = str(error).partition("\n")[0].rstrip(".")
+        first = _first_line(error)
         raise UnseeError(f"the checkpoint '{name}' cannot be read: {first}. Download it again, whole.") from error
+
+
+def _first_line(error: Exception) -> str:
+    """And the next, where the first only announces it."""
+    first, *more = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join([first, *more[: first.endswith(":")]]).rstrip(".")

@@ -33,7 +33,10 @@ def write_lora(model: str | Path, patch: str | Path, out: str | Path, rank: int 
     """
     if rank < 0:
         raise UnseeError(f"--rank is {rank}; it must be 0 (exact) or more.")
-    loaded, checkpoint = Patch.load(patch), Checkpoint.open(model)
+    loaded = Patch.load(patch)
+    if odd := [n for n, t in loaded.tensors.items() if t.dim() != 2]:
+        raise UnseeError(f"{odd[0]} is no matrix, so no LoRA adapter can hold its change. Use the patch: unsee apply.")
+    checkpoint = Checkpoint.open(model, loaded.revision(model))
     known = [n for n in loaded.tensors if n in checkpoint.visual]
     before = {n: checkpoint.entry(n).read() for n in known}
     loaded.check(before)

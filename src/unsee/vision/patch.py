@@ -21,7 +21,7 @@ from unsee.files import new_file, new_folder, write_json
 from unsee.progress import progress, say
 from unsee.vision.checkpoint import INDEX, OTHER_FORMATS, SINGLE, Checkpoint, module_names
 
-VERSION = 2
+VERSION = 3
 FILE = "patch.safetensors"
 RECORD = "unsee.json"  # in a patched checkpoint: which patches lie in it, in their order
 
@@ -55,7 +55,7 @@ class Patch:
     def save(self, folder: Path | str) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        header = {"version": VERSION, "base": self.base, "info": self.info}
+        header = {"version": VERSION, "id": self.id, "base": self.base, "info": self.info}
         with new_file(folder / FILE) as file:
             save_file(
                 {k: v.contiguous() for k, v in self.tensors.items()}, file, metadata={"unsee": json.dumps(header)}
@@ -71,11 +71,19 @@ class Patch:
                 header = json.loads((file.metadata() or {})["unsee"])
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (safe_open is no dict)
                 version, base, info = header["version"], dict(header["base"]), dict(header["info"])
-            if version != VERSION or base.keys() != tensors.keys():
-                raise ValueError(f"version {version}, this unsee reads {VERSION}" if version != VERSION else "names")
+            if version != VERSION:
+                raise ValueError(f"version {version}, this unsee reads {VERSION}")
+            patch = cls(tensors, base, info)
+            if base.keys() != tensors.keys() or patch.id != header["id"]:
+                raise ValueError("its tensors are not those it was made with")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UnseeError(f"'{path}' is not a patch of unsee, or is damaged ({error}). Make it again.") from error
-        return cls(tensors, base, info)
+        return patch
+
+    def revision(self, model: str | Path) -> str | None:
+        """The commit of the hub's ``model`` that it was made from; None of another, and of a folder."""
+        commit = self.info.get("revision") if self.info.get("model") == str(model) else None
+        return str(commit) if commit else None
 
     def apply(self, model: Any) -> None:
         """Write the tensors into ``model``. UnseeError, and nothing is changed: another model than it was made from."""
@@ -120,18 +128,19 @@ def apply_patch(model: str | Path, patch: str | Path, out: str | Path) -> list[s
     Shards that the patch does not touch are hard links. Returns the files that were left out: weights in other formats,
     which would hold what was forgotten. UnseeError before anything is written: another model, or no space.
     """
-    loaded, checkpoint = Patch.load(patch), Checkpoint.open(model)
-    missing = [n for n in loaded.tensors if n not in checkpoint.shards]
-    touched = {checkpoint.shards[n] for n in loaded.tensors if n not in missing}
-    loaded.check({} if missing else {n: checkpoint.entry(n).read() for n in loaded.tensors})
+    loaded = Patch.load(patch)
+    checkpoint = Checkpoint.stored(model, loaded.revision(model))
     record = _recorded(checkpoint, loaded)
-    checkpoint.fetch(sorted(set(checkpoint.shards.values())))
-    _room(out, sum((checkpoint.folder / f).stat().st_size for f in touched))
+    loaded.check({n: checkpoint.entry(n).read() for n in loaded.tensors if n in checkpoint.shards})
+    checkpoint.complete()
+    touched = {checkpoint.shards[n] for n in loaded.tensors}
+    _room(checkpoint, out, touched)
     with new_folder(out) as folder:
         kept, left = _sorted_files(checkpoint)
         with progress("writing", len(kept)) as tick:
             for number, file in enumerate(kept):
-                _place(checkpoint.folder / file, folder / file, link=file.suffix == ".safetensors")
+                shard = file.suffix == ".safetensors"
+                _place(checkpoint.folder / file, folder / file, link=shard and str(file) not in touched)
                 if str(file) in touched:
                     _write(checkpoint, loaded, str(file), folder / file)
                 tick(number + 1)
@@ -141,16 +150,28 @@ def apply_patch(model: str | Path, patch: str | Path, out: str | Path) -> list[s
 
 def _recorded(checkpoint: Checkpoint, patch: Patch) -> list[dict[str, Any]]:
     """The patches in the checkpoint once this one is in it. UnseeError: it undoes one that is not the last."""
-    file = checkpoint.folder / RECORD
-    found = json.loads(file.read_text(encoding="utf-8"))["patches"] if file.is_file() else []
-    undone = patch.info.get("undoes")
+    found, undone = _patches(checkpoint.folder / RECORD), patch.info.get("undoes")
     if not undone:
         return [*found, {"id": patch.id, "forgotten": patch.info.get("forgotten", []), "tensors": len(patch.tensors)}]
-    if not found or found[-1]["id"] != undone:
+    if undone not in [p["id"] for p in found]:
+        raise UnseeError(
+            f"what is to be undone is none of the {len(found)} patch(es) in '{checkpoint.name}'. Give the folder undo/ "
+            f"of the run whose patch is the last in it."
+        )
+    if found[-1]["id"] != undone:
         raise UnseeError(
             f"what is to be undone is not the last patch of '{checkpoint.name}': undo later ones first, last first."
         )
-    return list(found[:-1])
+    return found[:-1]
+
+
+def _patches(record: Path) -> list[dict[str, Any]]:
+    """The patches in a checkpoint, in their order."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"patches": []}
+        return [{"id": str(p["id"]), **p} for p in found["patches"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnseeError(f"'{record}' is damaged. Apply the patches again to the checkpoint without them.") from error
 
 
 def _sorted_files(checkpoint: Checkpoint) -> tuple[list[Path], list[Path]]:
@@ -173,10 +194,13 @@ def _walk(root: Path) -> Iterator[Path]:
             yield path
 
 
-def _room(out: str | Path, wanted: int) -> None:
+def _room(checkpoint: Checkpoint, out: str | Path, touched: set[str]) -> None:
+    """UnseeError: no space for ``touched``; for all shards, where there can be no links to them."""
     place = Path(out).absolute().parent
     while not place.exists():
         place = place.parent
+    shards = [(f, (checkpoint.folder / f).stat()) for f in sorted(set(checkpoint.shards.values()))]
+    wanted = sum(s.st_size for f, s in shards if f in touched or s.st_dev != place.stat().st_dev)
     free = shutil.disk_usage(place).free
     if free < wanted:
         raise UnseeError(
@@ -199,17 +223,14 @@ def _place(source: Path, target: Path, link: bool) -> None:
 
 
 def _write(checkpoint: Checkpoint, patch: Patch, file: str, target: Path) -> None:
-    """A shard of its own, with the patch's bytes where the old ones lay: header and every other byte stay."""
-    target.unlink()
-    shutil.copyfile((checkpoint.folder / file).resolve(), target)
+    """The patch's bytes where the old ones lay, in a copy of a shard: its header and every other byte stay."""
     with target.open("r+b") as opened:
         for name, tensor in patch.tensors.items():
             entry = checkpoint.entry(name)
             if entry.file.name == file:
-                data = _bytes(tensor.to(entry.dtype)).numpy()
-                if len(data) != entry.end - entry.start:
+                if tuple(tensor.shape) != entry.shape:
                     raise UnseeError(f"{name} has another shape in the patch. Apply it to what it was made from.")
                 opened.seek(entry.start)
-                opened.write(data.data)
+                opened.write(_bytes(tensor.to(entry.dtype)).numpy().data)
         opened.flush()
         os.fsync(opened.fileno())

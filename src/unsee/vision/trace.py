@@ -26,11 +26,15 @@ from unsee.vision.module import Pixels, Visual
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer ``out × width`` that reaches the features. ``rows``: of its input, for the traced image."""
+    """A linear layer ``out × width`` that reaches the features. ``rows``: of its input, for the traced image.
+
+    ``shares``: the first layer that gets the same input, maybe itself.
+    """
 
     out: int
     width: int
     rows: int
+    shares: str
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,15 @@ def follow(visual: Visual, pixels: Pixels) -> Trace:
     """As ``trace``, in ``visual`` itself; RuntimeError: it is on the meta device and cannot be followed there."""
     parameters = visual.parameters()
     modules = {n: m for n, m in visual.model.named_modules() if isinstance(m, nn.Linear)}
-    rows: dict[str, int] = {}
+    rows, inputs = dict[str, int](), dict[str, Tensor]()
     every = _config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
-    with torch.enable_grad(), _watched(modules, rows), _Meta(), every, FlopCounterMode(display=False) as counter:
+    with (
+        torch.enable_grad(),
+        _watched(modules, rows, inputs),
+        _Meta(),
+        every,
+        FlopCounterMode(display=False) as counter,
+    ):
         asked = {n: p.requires_grad for n, p in parameters.items()}
         try:
             for parameter in parameters.values():
@@ -77,12 +87,18 @@ def follow(visual: Visual, pixels: Pixels) -> Trace:
                 parameter.requires_grad_(asked[n])
     names = {n for n, p in parameters.items() if id(p) in reached}
     linears = {
-        n: Linear(modules[n].out_features, modules[n].in_features, rows[n]) for n in rows if f"{n}.weight" in names
+        n: Linear(modules[n].out_features, modules[n].in_features, rows[n], _first(inputs, x))
+        for n, x in inputs.items()
+        if f"{n}.weight" in names
     }
     if not linears:
         raise UnseeError(f"no linear layer of {type(visual.model).__name__} reaches its image features.")
     frozen = {n: _why(n, visual.model, names, linears) for n in parameters if n.removesuffix(".weight") not in linears}
     return Trace(linears, frozen, (features.shape[0], features.shape[1]), counter.get_total_flops())
+
+
+def _first(inputs: dict[str, Tensor], x: Tensor) -> str:
+    return next(name for name, other in inputs.items() if other is x)
 
 
 def _own_class(model: Any) -> Any:
@@ -125,13 +141,14 @@ def _reached(features: Tensor) -> set[int]:
 
 
 @contextmanager
-def _watched(modules: dict[str, nn.Linear], rows: dict[str, int]) -> Iterator[None]:
-    """Within: ``rows`` is filled with how many rows each of ``modules`` gets, in the order they run."""
+def _watched(modules: dict[str, nn.Linear], rows: dict[str, int], inputs: dict[str, Tensor]) -> Iterator[None]:
+    """Within: filled with how many rows each of ``modules`` gets and its first input, in the order they run."""
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else kwargs["input"]
             rows[name] = rows.get(name, 0) + x.numel() // x.shape[-1]
+            inputs.setdefault(name, x)
 
         return hook
 
@@ -150,8 +167,9 @@ class _Meta(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
             return True  # "does the mask show all?": one that was made of ones does
-        if func is torch.ops.aten._to_copy.default and not args[0].is_floating_point() and not args[0].is_meta:
-            kwargs.pop("device", None)
+        moved = func is torch.ops.aten._to_copy.default and not args[0].is_floating_point()
+        if moved and torch.device(kwargs.get("device") or "cpu").type == "meta":
+            kwargs.pop("device")
         devices = {t.device.type for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
         if devices == {"meta", "cpu"}:
             args, kwargs = tree_map_only(Tensor, _to_meta, (args, kwargs))
