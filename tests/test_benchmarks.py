@@ -39,7 +39,7 @@ def short(monkeypatch, defaults):
         return module
 
     yield load
-    for name in ("request", "tradeoff", "cost"):
+    for name in ("request", "tradeoff", "cost", "shapes", "realsize", "speed", "versus"):
         sys.modules.pop(name, None)
 
 
@@ -72,3 +72,29 @@ def test_the_trade_off(result):
 def test_the_cost(result):
     runs = result("cost", "--repeats", "1")["runs"]
     assert len(runs) == 1 and runs[0]["whole"] > 0 and runs[0]["ratio"] > 0
+
+
+def run(short, monkeypatch, tmp_path, name: str, *flags: str) -> dict:
+    """A benchmark that makes its own model."""
+    out = tmp_path / "result.json"
+    monkeypatch.setattr(sys, "argv", [name, "--out", str(out), *flags])
+    short(name).main()
+    data = json.loads(out.read_text())
+    assert data["commit"] and data["command"].startswith(f"python benchmarks/{name}.py")
+    return data
+
+
+def test_the_speed(short, monkeypatch, tmp_path):
+    data = run(short, monkeypatch, tmp_path, "speed", "--shape", "tiny-llava", "--turns", "2", "--batch", "2")
+    assert data["float32"]["throughput"]["value"] > 0 and data["null_spaces"]["seconds"]["trained"] > 0
+
+
+def test_the_true_size(short, monkeypatch, tmp_path):
+    flags = ("--shapes", "tiny-llava", "--", "--steps", "2", "--batch", "2")
+    (row,) = run(short, monkeypatch, tmp_path, "realsize", *flags)["runs"]
+    assert row["inspect"]["exit"] == row["forget"]["exit"] == 0 and row["ratio"] > 1
+
+
+def test_the_rivals_step(short, monkeypatch, tmp_path):
+    data = run(short, monkeypatch, tmp_path, "versus", "--shape", "tiny-llava", "--steps", "1", "--warmup", "0")
+    assert data["ratios"]

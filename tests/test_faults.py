@@ -260,6 +260,8 @@ def without_visual(model: Path) -> None:
         ),
         (change_json("config.json", lambda c: c.update(model_type=None)), "names no model_type"),
         (change_json("config.json", lambda c: [c]), "names no model_type"),
+        (change_json("config.json", lambda c: c.update(dtype="float33")), "cannot be read: module 'torch' has no"),
+        (change_json("config.json", lambda c: c["text_config"].update(hidden_size=48)), "they are of different models"),
         (
             change_json("config.json", lambda c: c["vision_config"].update(num_attention_heads=5)),
             "is not a multiple of",

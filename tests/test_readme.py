@@ -6,16 +6,19 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from unittest.mock import create_autospec
 
+import huggingface_hub
 import pytest
 
 from unsee.cli import main
 
 README = Path(__file__).parent.parent / "README.md"
+MODELS = README.parent / "docs" / "models.md"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+def blocks(language: str, document: Path = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.S)
 
 
 @pytest.fixture
@@ -29,13 +32,18 @@ def desk(tmp_path, monkeypatch, checkpoints, make_images) -> Path:
     return tmp_path
 
 
-def test_the_commands(desk, capsys):
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("unsee ")]
-    assert len(commands) == 3
+@pytest.mark.parametrize(("document", "count"), [(README, 4), (MODELS, 5)])
+def test_the_commands(desk, document, count):
+    commands = [line for block in blocks("sh", document) for line in block.splitlines() if line.startswith("unsee ")]
+    assert len(commands) == count
     for command in commands:
         quick = ["--steps", "2"] if " forget " in command else []
         assert main([*shlex.split(command)[1:], *quick]) == 0, command
     assert (desk / "MODEL-forgot" / "config.json").is_file()
+    (revert,) = re.findall(r"`(unsee revert[^`]*)`", README.read_text(encoding="utf-8"))
+    assert (desk / "MODEL-again").exists() or main(shlex.split(revert)[1:]) == 0
+    weights = [(desk / name / "model.safetensors").read_bytes() for name in ("MODEL", "MODEL-again")]
+    assert weights[0] == weights[1]
 
 
 def test_the_commands_inside_sentences(desk):
@@ -55,3 +63,15 @@ def test_the_library_face(desk, defaults):
     (code,) = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     assert (desk / "patch" / "patch.safetensors").is_file()
+
+
+def test_pushing(desk, monkeypatch, capsys):
+    commands = re.findall(r"`(unsee push[^`]*)`", MODELS.read_text(encoding="utf-8"))
+    assert len(commands) == 1
+    api = create_autospec(huggingface_hub.HfApi, instance=True)
+    api.create_repo.return_value = huggingface_hub.RepoUrl("https://huggingface.co/OWNER/NAME")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda *_, **__: api)
+    forget = next(line for block in blocks("sh", MODELS) for line in block.splitlines() if " forget " in line)
+    assert main([*shlex.split(forget)[1:], "--steps", "2"]) == 0
+    assert main(shlex.split(commands[0])[1:]) == 0
+    assert api.upload_folder.call_count == 1 and "huggingface.co/OWNER/NAME" in capsys.readouterr().out

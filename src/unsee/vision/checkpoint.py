@@ -69,6 +69,7 @@ class Checkpoint:
     revision: str | None = None
     trust: bool = False
     _headers: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # that the config asks for, of visual tensors
 
     @classmethod
     def open(cls, name: str | Path, revision: str | None = None, trust: bool = False) -> Checkpoint:
@@ -100,12 +101,15 @@ class Checkpoint:
     @cached_property
     def visual(self) -> dict[str, str]:
         """Visual tensors: name on disk → name in the model. UnseeError: there is none."""
-        found = module_names(self.skeleton, list(self.shards))
+        with readable(self.name):
+            found = module_names(self.skeleton, list(self.shards))
         if not found:
             raise UnseeError(
                 f"'{self.name}' has no visual tensor that transformers' {self.config.model_type} would read. "
                 f"It is incomplete or of another model: download it again."
             )
+        state = self.skeleton.state_dict()
+        self._shapes = {disk: tuple(state[module].shape) for disk, module in found.items()}
         return found
 
     @cached_property
@@ -128,14 +132,20 @@ class Checkpoint:
             self.entry(name)
 
     def entry(self, name: str) -> Entry:
-        """UnseeError: the file that should hold tensor ``name`` is missing, cut short or lacks it."""
+        """UnseeError: the file that should hold tensor ``name`` is missing, damaged, lacks it or has another shape."""
         file = self.shards[name]
         if file not in self._headers:
             self.fetch([file])
             self._headers[file] = read_header(self.folder / file)
         if name not in self._headers[file]:
             raise UnseeError(f"'{self.folder / file}' lacks the tensor {name} of its index. Download it again.")
-        return self._headers[file][name]
+        entry = self._headers[file][name]
+        if (wanted := self._shapes.get(name, entry.shape)) != entry.shape:
+            raise UnseeError(
+                f"{name} is {entry.shape} in '{self.folder / file}', and config.json asks for {wanted}: they are of "
+                f"different models. Download both again."
+            )
+        return entry
 
 
 def _find(name: str | Path, revision: str | None, code: bool) -> tuple[Path, str | None]:
@@ -343,7 +353,15 @@ def readable(name: str | Path) -> Iterator[None]:
         yield
     except ImportError as error:
         raise UnseeError(f"'{name}' needs a package that is not installed: {_first_line(error)}.") from error
-    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
         first = _first_line(error)
         raise UnseeError(f"the checkpoint '{name}' cannot be read: {first}. Download it again, whole.") from error
 
