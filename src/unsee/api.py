@@ -87,9 +87,11 @@ def forget(
     trained = [f"{n}.weight" for n in job.layers]
     with attention_for(visual.model, eager), visual.training(trained), job.module.alone():
         done = job.run(checkpoint, watch)
+        patch, undo = make_patch(visual, job, config, [opaque(c) for c in request.forget])
+        moments = job.moments
+        del job  # before the lower blocks come back
     cost = {"prepare_seconds": ready - started, "loop_seconds": time.perf_counter() - ready}
-    patch, undo = make_patch(visual, job, config, [opaque(c) for c in request.forget])
-    return Result(**vars(done), moments=job.moments, patch=patch, undo=undo, cost=cost)
+    return Result(**vars(done), moments=moments, patch=patch, undo=undo, cost=cost)
 
 
 def make_patch(visual: Visual, job: Forgetting, config: ForgetConfig, forgotten: Sequence[str]) -> tuple[Patch, Patch]:

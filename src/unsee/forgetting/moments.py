@@ -6,6 +6,7 @@ They are all that forgetting needs of the retained images, which can be deleted 
 from __future__ import annotations
 
 import json
+import shutil
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -92,6 +93,10 @@ class Moments:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; the same moments give the same bytes."""
+        if isinstance(self.matrices, _OnDisk):
+            with new_file(path) as file:
+                shutil.copyfile(self.matrices.path, file)
+            return
         info: dict[str, Any] = {
             "counts": self.counts, "layers": self.layers, "images": self.images, "meta": self.meta, "replay": None,
         }  # fmt: skip

@@ -20,7 +20,7 @@ from unsee.vision.trace import Linear
 Seen = dict[str, Any]  # pixels, and under HIDDEN what gives the image's input to the first upper block
 HIDDEN = "hidden"
 ROOM = 128 * 2**20  # bytes of these inputs that are kept in memory, on a CPU; the rest goes to disk
-ROWS = 4096  # of a layer's input in one pass without gradients, on a CPU; images are taken so many at a time
+ROWS = 2048  # of a layer's input in one pass without gradients, on a CPU; images are taken so many at a time
 IMAGES = 64  # and no more than so many images
 FEW = 256  # rows of an image up to which eager attention is faster in training than torch's own, and saves little
 ACTIVATIONS = 512 * 2**20  # bytes that a pass with gradients may hold on to, on a CPU
