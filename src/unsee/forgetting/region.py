@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -64,6 +64,7 @@ class Region:
             self.way = forgotten
             self.aim_identity = self.space.identity(white[:first] - forgotten[whose])
         self.away = self.way @ self.space.write.T
+        self.space = replace(self.space, write=self.space.write[:0].clone())  # as large as all images; not used again
         self.own, self.aims, self.centroids = unit(who[:first]), unit(self.aim_identity), unit(forgotten)
         self.crowd = unit(who[home]) if kind == "neutral" else None
 
