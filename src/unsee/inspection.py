@@ -13,7 +13,7 @@ import torch
 from transformers import AutoImageProcessor
 
 from unsee.config import ForgetConfig
-from unsee.vision.blocks import ACTIVATIONS, ROOM, upper_layers
+from unsee.vision.blocks import ACTIVATIONS, ROOM, tower, upper_layers
 from unsee.vision.checkpoint import Checkpoint, readable
 from unsee.vision.families import OTHER
 from unsee.vision.module import Visual, load_visual
@@ -31,6 +31,7 @@ class Inspection:
     visual: Visual
     traced: Trace
     trained: list[str]
+    depth: float
     speed: float  # flops a second, of bfloat16 matrix products here
 
     @property
@@ -40,62 +41,69 @@ class Inspection:
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes of a request, by what takes them."""
-        inputs = {x.shares: x.width for n, x in self.traced.linears.items() if n in self.trained}
-        moments = sum(width**2 for width in inputs.values())
-        return {
-            "visual weights": 4 * sum(p.numel() for p in self.visual.parameters().values()),
-            "Adam": 8 * self.weights,
-            "gradients, weights before": 6 * self.weights,
-            "moments, in the loop": 2 * moments,
-            "activations, images": ACTIVATIONS + ROOM,
-            "Python, torch, transformers": PROGRAM,
-        }
+        """Bytes of a request where they are most, by what takes them: while it is prepared, or in its loop."""
+        linears, parameters = self.traced.linears, self.visual.parameters()
+        moments = sum({x.shares: x.width**2 for n, x in linears.items() if n in self.trained}.values())
+        blocks = [b for b in tower(linears) if not any(n.startswith(f"{b}.") for n in self.trained)]
+        lower = sum(p.numel() for n, p in parameters.items() if any(n.startswith(f"{b}.") for b in blocks))
+        whole = sum(p.numel() for p in parameters.values())
+        every = {"images": ROOM, "Python, torch, transformers": PROGRAM}
+        prepared = {"visual weights": 4 * whole, "moments": 8 * moments, **every}
+        loop = {
+            "visual weights from the first trained block on": 4 * (whole - lower), "Adam": 8 * self.weights,
+            "gradients, weights before": 6 * self.weights, "moments in bfloat16": 2 * moments,
+            "activations": ACTIVATIONS, **every,
+        }  # fmt: skip
+        return max(prepared, loop, key=lambda parts: sum(parts.values()))
 
     def lines(self) -> list[str]:
         """For a person."""
-        config, family = self.checkpoint.config, self.visual.family
-        entries = [self.checkpoint.entry(name) for name in self.checkpoint.visual]
-        read, every = sum(e.end - e.start for e in entries), len(set(self.checkpoint.shards.values()))
-        parameters = self.visual.parameters()
-        known = (
-            f"{family.encoder} and {family.projector}" if family is not OTHER else "not in the list; it can be followed"
-        )
-        passes, forward = 3 * self.traced.flops, self.traced.flops / self.speed
-        lines = [
+        config, family, checkpoint = self.checkpoint.config, self.visual.family, self.checkpoint
+        stored = self._stored()
+        every, memory = len(set(checkpoint.shards.values())), self.memory
+        known = f"{family.encoder}, {family.projector}" if family is not OTHER else "not in the list; can be followed"
+        parameters = sum(p.numel() for p in self.visual.parameters().values())
+        forward = self.traced.flops / self.speed
+        return [
             f"family       {config.model_type} ({type(self.visual.model).__name__}): {known}",
-            f"dtype        {', '.join(sorted({str(e.dtype).removeprefix('torch.') for e in entries}))} on disk, "
+            f"dtype        {', '.join(sorted({str(d).removeprefix('torch.') for d, _ in stored}))} on disk, "
             "float32 in training",
-            f"reads        {len(entries)} of {len(self.checkpoint.shards):,} tensors, {size(read)}, from "
-            f"{len(self.checkpoint.visual_files)} of {every} file(s); the language model is not read",
+            f"reads        {len(stored)} of {len(checkpoint.shards):,} tensors, {size(sum(n for _, n in stored))}, "
+            f"from {len(checkpoint.visual_files)} of {every} file(s); the language model is not read",
             f"features     {self.traced.features[0]} × {self.traced.features[1]} of an image {SIDE} pixels wide, "
             f"{self.traced.flops / 1e9:,.0f} GFLOP",
-            f"trains       {len(self.trained)} layers, {self.weights:,} of "
-            f"{sum(p.numel() for p in parameters.values()):,} visual parameters",
+            f"trains       {len(self.trained)} layers, {self.weights:,} of {parameters:,} visual parameters",
             *(f"  {name}  {x.out} × {x.width}" for name, x in self.traced.linears.items() if name in self.trained),
             "stays as it is",
             *self._frozen(),
-            f"memory       {size(sum(self.memory.values()))}: "
-            + ", ".join(f"{size(n)} {what}" for what, n in self.memory.items()),
-            f"time         {forward:.2g} s an image forward, {passes / self.speed:.2g} s forward and backward, on this "
-            "machine; unsee forget --dry-run measures a request",
+            f"memory       about {size(sum(memory.values()))}",
+            *(f"  {size(n)} {what}" for what, n in memory.items()),
+            fX,
         ]
-        return lines
+
+    def _stored(self) -> list[tuple[torch.dtype, int]]:
+        """Dtype and bytes on disk of each visual tensor; of a hub's that was not downloaded, by its config."""
+        checkpoint, state = self.checkpoint, self.visual.model.state_dict()
+        found = []
+        for name, module in checkpoint.visual.items():
+            if (checkpoint.folder / checkpoint.shards[name]).is_file():
+                entry = checkpoint.entry(name)
+                found.append((entry.dtype, entry.end - entry.start))
+            else:
+                dtype = checkpoint.config.dtype or torch.float32
+                found.append((dtype, state[module].numel() * dtype.itemsize))
+        return found
 
     def _frozen(self) -> list[str]:
         lower = [n for n in self.traced.linears if n not in self.trained]
         reasons = Counter(self.traced.frozen.values())
         first = {why: name for name, why in reversed(self.traced.frozen.items())}
-        lines = [f"  {count} parameters: {why} ({first[why]} …)" for why, count in reasons.most_common()]
-        if lower:
-            lines.insert(0, f"  {len(lower)} layers: below the last {self._depth():.0%} of the blocks ({lower[0]} …)")
-        fused = set(dict(self.visual.model.named_parameters())) - set(self.checkpoint.visual.values())
-        return lines + (
-            [f"  {len(fused)} parameters: stored as parts of another tensor ({min(fused)} …)"] if fused else []
+        lines = (
+            [f"  {len(lower)} layers: below the last {self.depth:.0%} of the blocks ({lower[0]} …)"] if lower else []
         )
-
-    def _depth(self) -> float:
-        return len(self.trained) / len(self.traced.linears)
+        lines += [f"  {count} parameter(s): {why} ({first[why]} …)" for why, count in reasons.most_common()]
+        fused = {n for n, _ in self.visual.model.named_parameters()} - set(self.checkpoint.visual.values())
+        return lines + ([f"  {len(fused)} parameter(s): parts of another tensor ({min(fused)} …)"] if fused else [])
 
 
 def inspect(model: str, revision: str | None, trust: bool, depth: float = ForgetConfig.depth) -> Inspection:
@@ -110,7 +118,7 @@ def inspect(model: str, revision: str | None, trust: bool, depth: float = Forget
         traced = follow(visual, pixels)
     except (RuntimeError, NotImplementedError):  # shapes hang on values: its weights are needed
         traced = follow(load_visual(model, revision, trust), pixels)
-    return Inspection(checkpoint, visual, traced, upper_layers(traced.linears, depth), speed())
+    return Inspection(checkpoint, visual, traced, upper_layers(traced.linears, depth), depth, speed())
 
 
 def speed(side: int = 1024) -> float:
