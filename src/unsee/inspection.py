@@ -78,7 +78,8 @@ class Inspection:
             *self._frozen(),
             f"memory       about {size(sum(memory.values()))}",
             *(f"  {size(n)} {what}" for what, n in memory.items()),
-            fX,
+            f"time         {forward:.2g} s an image forward, {3 * forward:.2g} s forward and backward through all, "
+            "on this machine; unsee forget --dry-run measures a request",
         ]
 
     def _stored(self) -> list[tuple[torch.dtype, int]]:
