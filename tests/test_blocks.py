@@ -111,3 +111,15 @@ def test_the_projector_alone_reruns_one_block_and_an_early_layer_all(visual, lay
     assert all(HIDDEN not in p for p in shown)
     Upper(visual, layers, late, shown[:2], bf16=False).look(shown)
     assert all(HIDDEN in p for p in shown)
+
+
+def test_what_is_below_makes_room_and_comes_back(visual, layers, shown, tmp_path):
+    upper = upper_of(visual, layers, shown, folder=tmp_path)
+    upper.look(shown)
+    before = {n: t.clone() for n, t in visual.tensors().items()}
+    with torch.no_grad():
+        whole = upper.features(shown)
+        with upper.alone():
+            assert sum(p.numel() == 0 for p in visual.parameters().values()) >= 8
+            assert all(torch.equal(a, b) for a, b in zip(upper.features(shown), whole, strict=True))
+    assert all(torch.equal(t, before[n]) for n, t in visual.tensors().items())

@@ -110,8 +110,9 @@ def make_patch(visual: Visual, job: Forgetting, config: ForgetConfig, forgotten:
         raise UnseeError(
             f"{missing[0]} is stored as a part of another tensor, so it cannot be patched. Leave it out: --layers."
         )
-    before = {on_disk[n]: checkpoint.entry(on_disk[n]).read() for n in new}
-    after = {on_disk[n]: t.to("cpu", before[on_disk[n]].dtype, copy=True) for n, t in new.items()}
+    dtypes = {n: checkpoint.entry(on_disk[n]).dtype for n in new}
+    before = {on_disk[n]: job.start[n.removesuffix(".weight")].to("cpu", dtypes[n]) for n in new}
+    after = {on_disk[n]: t.to("cpu", dtypes[n], copy=True) for n, t in new.items()}
     return patches.make(before, after, info)
 
 

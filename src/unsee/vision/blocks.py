@@ -165,19 +165,16 @@ class Upper:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Within: what is below the first trained block takes no memory, where it can be read again from disk."""
-        checkpoint = self.visual.checkpoint
-        freed = [p for block in self.lower for p in block.parameters()] if checkpoint else []
-        on_disk = {module: disk for disk, module in checkpoint.visual.items()} if checkpoint else {}
-        names = {id(p): on_disk.get(n) for n, p in self.visual.parameters().items()}
-        freed = [p for p in freed if names[id(p)]]
+        """Within: what is below the first trained block lies on disk, where there is a folder for it."""
+        kept, store = [], Store(self.folder, 0)
         try:
-            for p in freed:
+            for p in (p for block in self.lower if self.folder for p in block.parameters()):
+                kept.append((p, store.put(p.data)))
                 p.data = p.data.new_empty(0)
             yield
         finally:
-            for p in freed:
-                p.data = checkpoint.entry(names[id(p)]).read().to(p)  # type: ignore[union-attr, arg-type]
+            for p, back in kept:
+                p.data = back()
 
     def _features(self, batch: Sequence[Pixels]) -> list[Tensor]:
         again = self.checkpointing and torch.is_grad_enabled()
