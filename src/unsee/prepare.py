@@ -25,7 +25,7 @@ from unsee.files import sha256
 from unsee.forgetting import contrast
 from unsee.forgetting.moments import MomentRecorder, Moments
 from unsee.forgetting.region import Images, Region
-from unsee.forgetting.replay import Replay
+from unsee.forgetting.replay import Replay, directions
 from unsee.forgetting.run import Forgetting
 from unsee.progress import progress, say
 from unsee.vision.blocks import HIDDEN, Upper, upper_layers
@@ -200,7 +200,7 @@ def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig
     seen = trace(visual, probe[0])
     trained = chosen(seen, config)
     upper = _agreed(Upper(visual, seen.linears, trained, probe, bf16=False))
-    replay: list[Replay | None] = []
+    entered = _Distribution(upper.block)
     with MomentRecorder({n: visual.model.get_submodule(n) for n in trained}) as recorder:
         recorder.mask, done = visual.real_rows, 0
         with progress("statistics", sum(len(c.images) for c in concepts)) as tick:
@@ -209,12 +209,12 @@ def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig
                     for group in processes.own(groups):
                         shown, _ = _look(upper, [(c.id, i) for c in group for i in c.images], 0, 0, 0, None)
                         recorder.images += len(shown)
-                        replay = [_sum([*replay, _distribution(upper, shown)])]
+                        entered.add(shown)
                         upper.clear()
                 done += sum(len(c.images) for group in groups for c in group)
                 tick(done)
     moments = recorder.moments({"model": fingerprint(visual.tensors())})
-    return replace(moments, replay=_sum([r for rank in processes.everywhere(replay) for r in rank]))
+    return replace(moments, replay=_sum([r for parts in processes.everywhere(entered.parts()) for r in parts]))
 
 
 def _groups(concepts: Sequence[Concept]) -> Iterator[list[Concept]]:
@@ -230,17 +230,45 @@ def _groups(concepts: Sequence[Concept]) -> Iterator[list[Concept]]:
         yield some
 
 
-def _distribution(upper: Upper, shown: Images) -> Replay | None:
-    """Of what enters the upper part; None where images differ in size, the module runs whole, or it takes too much."""
+class _Distribution:
+    """Of what enters the upper part, over images that are seen a few at a time."""
+
+    def __init__(self, block: str) -> None:
+        self.block, self.some, self.fitted = block, list[Tensor](), list[Replay | None]()
+
+    def add(self, shown: Images) -> None:
+        entered = _entered(shown)
+        self.some += entered or []
+        if entered is None:
+            self.fitted.append(None)
+        elif sum(map(len, self.some)) > 2 * directions(self.some[0][0].numel()):  # many at once lose less
+            self.fitted = self.parts()
+
+    def parts(self) -> list[Replay | None]:
+        """None in it: images differ in size, or the module runs whole."""
+        if self.some:
+            self.fitted, self.some = [_sum([*self.fitted, Replay.fit(self.some, self.block)])], []
+        return self.fitted
+
+
+def _entered(shown: Images) -> list[Tensor] | None:
+    """What entered the upper part, concept by concept: ``[images, …]``. None: it differs in shape, or nothing did."""
     inputs = [p[HIDDEN] for p in shown.pixels if HIDDEN in p]
-    first = inputs[0]() if inputs else torch.empty(0)
-    same = len({p["pixel_values"].shape for p in shown.pixels}) == 1
-    if not same or len(inputs) < len(shown) or len(shown) * first.nbytes > DISTRIBUTION:
+    if len(inputs) < len(shown) or len({p["pixel_values"].shape for p in shown.pixels}) != 1:
         return None
     groups: dict[str, list[Any]] = {}
     for concept, hidden in zip(shown.concepts, inputs, strict=True):
         groups.setdefault(concept, []).append(hidden)
-    return Replay.fit((torch.stack([h() for h in group]) for group in groups.values()), upper.block)
+    return [torch.stack([h() for h in group]) for group in groups.values()]
+
+
+def _distribution(upper: Upper, shown: Images) -> Replay | None:
+    """Of what entered the upper part, for a later request; None where it takes too much beside this one."""
+    first = next((p[HIDDEN]() for p in shown.pixels if HIDDEN in p), torch.empty(0))
+    if len(shown) * first.nbytes > DISTRIBUTION:
+        return None
+    entered = _entered(shown)
+    return Replay.fit(entered, upper.block) if entered else None
 
 
 def _sum(parts: Sequence[Replay | None]) -> Replay | None:

@@ -16,6 +16,12 @@ from torch import Tensor
 from unsee.errors import UnseeError
 
 RANK = 256  # directions that are kept of each covariance; up to twice as many are exact
+FLOATS = 2**25  # that they may take; of inputs so large that RANK would take more, fewer are kept
+
+
+def directions(width: int) -> int:
+    """How many are kept of inputs that are ``width`` floats."""
+    return max(1, min(RANK, FLOATS // width))
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def _chunks(concepts: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     some: list[Tensor] = []
     for x in concepts:
         some.append(x)
-        if sum(map(len, some)) > 2 * RANK:
+        if sum(map(len, some)) > 2 * directions(x[0].numel()):
             yield some
             some = []
     if some:
@@ -111,21 +117,25 @@ def _chunks(concepts: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _factor(parts: list[Tensor], signs: list[int]) -> Tensor:
-    """F [r, D] with FᵀF = sum of sign · PᵀP over the parts; of more than 2 RANK directions the RANK largest stay."""
+    """F [r, D] with FᵀF = sum of sign · PᵀP over the parts; of more than 2 RANK directions the RANK largest stay.
+
+    RANK or, of large inputs, fewer (``directions``).
+    """
     rows = torch.cat(parts)
+    most = directions(rows.shape[1])
     if not rows.any():
         return rows[:0]
-    if min(signs) > 0 and len(rows) <= 2 * RANK:
+    if min(signs) > 0 and len(rows) <= 2 * most:
         return rows
     sign = torch.cat([torch.full((len(p),), float(s), dtype=torch.float64) for p, s in zip(parts, signs, strict=True)])
     wide = rows.double()
     size, turn = torch.linalg.eigh(wide @ wide.T)  # the rows' own span, where everything happens
     real = size > size[-1] * 1e-12
     if min(signs) > 0:
-        return (turn[:, real][:, -RANK:].T @ wide).float()
+        return (turn[:, real][:, -most:].T @ wide).float()
     root, turn = size[real].sqrt(), turn[:, real]
     span = (turn / root).T @ wide  # orthonormal rows
     scatter = root[:, None] * (turn.T @ (sign[:, None] * turn)) * root
     share, mix = torch.linalg.eigh(scatter)
-    kept = (share > max(float(share[-1]), 0.0) * 1e-9).nonzero()[:, 0][-RANK:]
+    kept = (share > max(float(share[-1]), 0.0) * 1e-9).nonzero()[:, 0][-most:]
     return ((share[kept].sqrt()[:, None] * mix[:, kept].T) @ span).float()
