@@ -112,7 +112,7 @@ def inspect(model: str, revision: str | None, trust: bool, depth: float = Forget
     checkpoint = Checkpoint.open(model, revision, trust)
     with readable(model):
         processor = AutoImageProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust)
-    visual = Visual(checkpoint.skeleton.eval(), processor)
+    visual = Visual(checkpoint.skeleton, processor)
     grey = PIL.Image.fromarray(np.full((SIDE, SIDE, 3), 127, dtype=np.uint8))
     (pixels,) = visual.pixels([grey])
     try:

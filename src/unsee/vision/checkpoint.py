@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, __version__
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from unsee import hub
@@ -95,8 +96,8 @@ class Checkpoint:
     @cached_property
     def skeleton(self) -> Any:
         """The model without its language model and without storage (meta device)."""
-        with readable(self.name), torch.device("meta"):
-            return without_language(self.model_class)(self.config)
+        with readable(self.name):
+            return skeleton_of(self.model_class, self.config)
 
     @cached_property
     def visual(self) -> dict[str, str]:
@@ -322,6 +323,12 @@ def without_language(cls: Any) -> Any:
     gone = dict.fromkeys(("get_decoder", "get_output_embeddings", "get_input_embeddings"), lambda self: None)
     names = {"__init__": init, "__module__": cls.__module__, "__qualname__": cls.__qualname__, **gone}
     return type(cls.__name__, (cls,), names)
+
+
+def skeleton_of(cls: Any, config: Any) -> Any:
+    """A model of class ``cls`` without its language model, on the meta device."""
+    with torch.device("meta"), no_init_weights():  # there is nothing to fill; of 80 layers it takes half a second
+        return without_language(cls)(config).eval()
 
 
 def language_parts(model: Any, cls: Any = None) -> list[Any]:

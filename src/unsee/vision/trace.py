@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from unsee.errors import UnseeError
-from unsee.vision.checkpoint import without_language
+from unsee.vision.checkpoint import skeleton_of
 from unsee.vision.module import Pixels, Visual
 
 
@@ -55,8 +55,7 @@ def trace(visual: Visual, pixels: Pixels) -> Trace:
     model = visual.model
     config = copy.deepcopy(model.config)
     config._attn_implementation = "eager"  # what is set for this machine is no attention that a model starts with
-    with torch.device("meta"):
-        skeleton = Visual(without_language(_own_class(model))(config).eval(), visual.image_processor)
+    skeleton = Visual(skeleton_of(_own_class(model), config), visual.image_processor)
     try:
         return follow(skeleton, pixels)
     except (RuntimeError, NotImplementedError):  # shapes hang on values that the meta device does not have
