@@ -40,7 +40,7 @@ from unsee.vision.checkpoint import Checkpoint
 
 SCALED = {"llava-1.5-7b-72b": ("llava-1.5-7b", 11.1)}  # the same visual module before 72.1 billion language weights
 IMAGES = {"forget": range(2), "retain": range(2, 10)}  # concepts
-VIEWS, SIDE = 4, 384
+VIEWS, SIDE = 4, 384  # images of a concept, and how many pixels wide they are
 EVERY = 0.02  # seconds between two looks at a process
 MIB = 2**20
 STATUS = {"VmHWM": "peak_mib", "RssAnon": "anonymous_mib", "RssFile": "file_mib"}
@@ -48,12 +48,12 @@ BASELINE = [sys.executable, "-c", "import torch, transformers"]
 UNSEE = [sys.executable, "-m", "unsee"]
 
 
-def draw(concept: int, view: int) -> PIL.Image.Image:
+def draw(concept: int, view: int, side: int = SIDE) -> PIL.Image.Image:
     """Soft coloured shapes that the concept decides, shifted, grown and lit as the view decides."""
     fixed, loose = np.random.default_rng(concept), np.random.default_rng([concept, view])
     shift, growth, light = loose.normal(0, 0.04, 2), loose.uniform(0.85, 1.15), loose.uniform(0.75, 1.1)
-    y, x = np.mgrid[0 : 1 : SIDE * 1j, 0 : 1 : SIDE * 1j]
-    canvas = np.ones((SIDE, SIDE, 1)) * fixed.uniform(0, 1, 3)
+    y, x = np.mgrid[0 : 1 : side * 1j, 0 : 1 : side * 1j]
+    canvas = np.ones((side, side, 1)) * fixed.uniform(0, 1, 3)
     for _ in range(6):
         centre, radii, colour = (
             fixed.uniform(0.15, 0.85, 2) + shift,
@@ -66,13 +66,13 @@ def draw(concept: int, view: int) -> PIL.Image.Image:
     return PIL.Image.fromarray((np.clip(canvas * light, 0, 1) * 255).astype("uint8"))
 
 
-def draw_folders(root: Path) -> None:
+def draw_folders(root: Path, side: int) -> None:
     for kind, concepts in IMAGES.items():
         for concept in concepts:
             folder = root / kind / f"concept-{concept}"
             folder.mkdir(parents=True)
             for view in range(VIEWS):
-                draw(concept, view).save(folder / f"{view}.jpg", quality=92)
+                draw(concept, view, side).save(folder / f"{view}.jpg", quality=92)
 
 
 def measure(command: list[str], limit: float = math.inf) -> dict[str, Any]:
@@ -172,20 +172,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="llava-1.5-7b", help="with commas between; or the names of folders in ROOT")
     parser.add_argument("--folder", default="", help="ROOT")
+    parser.add_argument("--side", type=int, default=SIDE)
     parser.add_argument("--limit", type=float, default=math.inf, help="GiB that a process may hold before it is killed")
     parser.add_argument("--out", required=True)
     parser.add_argument("flags", nargs="*")
     args, at = parser.parse_args(), commit()
-    with tempfile.TemporaryDirectory() as name:
-        scratch, limit = Path(name), 1024 * args.limit
-        draw_folders(scratch)
+    with tempfile.TemporaryDirectory() as place:
+        scratch, limit = Path(place), 1024 * args.limit
+        draw_folders(scratch, args.side)
         root = Path(args.folder or scratch / "models")
         root.mkdir(parents=True, exist_ok=True)
-        baseline = measure(BASELINE)
-        runs = [row_of(n, checkpoint(root, n), scratch, args.flags, limit) for n in args.shapes.split(",")]
-    command = "python benchmarks/realsize.py " + " ".join(sys.argv[1:])
-    found = {"runs": runs, "baseline": baseline, "command": command, "commit": at, "machine": machine()}
-    write_json(args.out, found)
+        found: dict[str, Any] = {"runs": [], "baseline": measure(BASELINE)}
+        found["command"] = "python benchmarks/realsize.py " + " ".join(sys.argv[1:])
+        found |= {"commit": at, "side": args.side, "machine": machine()}
+        for name in args.shapes.split(","):
+            found["runs"].append(row_of(name, checkpoint(root, name), scratch, args.flags, limit))
+            write_json(args.out, found)
 
 
 if __name__ == "__main__":
