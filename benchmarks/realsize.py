@@ -3,7 +3,8 @@
     python benchmarks/realsize.py --shapes llava-1.5-7b,llava-1.5-7b-72b --folder ROOT --out FILE -- --steps 4 --batch 8
 
 What follows ``--`` goes to ``unsee forget``. ROOT holds the checkpoints (benchmarks/shapes.py makes those that are not
-there); without it they are made and removed. Eight images are forgotten and 32 retained, all drawn.
+there); without it they are made and removed. Eight images are forgotten and 32 retained (``--concepts``, four of each),
+all drawn, ``--side`` pixels wide. FILE is written anew after each shape.
 
 Of a process: ``peak_mib`` is its resident memory at most, files it maps included; ``anonymous_mib`` and ``file_mib``
 are the most of either kind, looked at fifty times a second. ``ratio``: the peak over what no such run can do without
@@ -39,7 +40,7 @@ from unsee.progress import say
 from unsee.vision.checkpoint import Checkpoint
 
 SCALED = {"llava-1.5-7b-72b": ("llava-1.5-7b", 11.1)}  # the same visual module before 72.1 billion language weights
-IMAGES = {"forget": range(2), "retain": range(2, 10)}  # concepts
+KINDS = ("forget", "retain")
 VIEWS, SIDE = 4, 384  # images of a concept, and how many pixels wide they are
 EVERY = 0.02  # seconds between two looks at a process
 MIB = 2**20
@@ -66,13 +67,13 @@ def draw(concept: int, view: int, side: int = SIDE) -> PIL.Image.Image:
     return PIL.Image.fromarray((np.clip(canvas * light, 0, 1) * 255).astype("uint8"))
 
 
-def draw_folders(root: Path, side: int) -> None:
-    for kind, concepts in IMAGES.items():
-        for concept in concepts:
-            folder = root / kind / f"concept-{concept}"
-            folder.mkdir(parents=True)
-            for view in range(VIEWS):
-                draw(concept, view, side).save(folder / f"{view}.jpg", quality=92)
+def draw_folders(root: Path, counts: list[int], side: int) -> None:
+    names = [kind for kind, count in zip(KINDS, counts, strict=True) for _ in range(count)]
+    for concept, kind in enumerate(names):
+        folder = root / kind / f"concept-{concept}"
+        folder.mkdir(parents=True)
+        for view in range(VIEWS):
+            draw(concept, view, side).save(folder / f"{view}.jpg", quality=92)
 
 
 def measure(command: list[str], limit: float = math.inf) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def row_of(name: str, folder: Path, scratch: Path, flags: list[str], limit: floa
     row["visual_bytes"] = sum(e.end - e.start for e in map(checkpoint.entry, checkpoint.visual))
     row["inspect"] = measure([*UNSEE, "inspect", "--model", f"{folder}"], limit)
     run = scratch / f"run-{name}"
-    given = [part for kind in IMAGES for part in (f"--{kind}", f"{scratch / kind}")]
+    given = [part for kind in KINDS for part in (f"--{kind}", f"{scratch / kind}")]
     asked = ["--model", f"{folder}", *given, "--out", f"{run}", "--region", "mean", *flags]
     row["forget"] = measure([*UNSEE, "forget", *asked], limit)
     if row["forget"]["exit"] == 0:
@@ -172,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="llava-1.5-7b", help="with commas between; or the names of folders in ROOT")
     parser.add_argument("--folder", default="", help="ROOT")
+    parser.add_argument("--concepts", type=int, nargs=2, default=[2, 8], help="to forget and to retain")
     parser.add_argument("--side", type=int, default=SIDE)
     parser.add_argument("--limit", type=float, default=math.inf, help="GiB that a process may hold before it is killed")
     parser.add_argument("--out", required=True)
@@ -179,12 +181,13 @@ def main() -> None:
     args, at = parser.parse_args(), commit()
     with tempfile.TemporaryDirectory() as place:
         scratch, limit = Path(place), 1024 * args.limit
-        draw_folders(scratch, args.side)
+        draw_folders(scratch, args.concepts, args.side)
         root = Path(args.folder or scratch / "models")
         root.mkdir(parents=True, exist_ok=True)
         found: dict[str, Any] = {"runs": [], "baseline": measure(BASELINE)}
         found["command"] = "python benchmarks/realsize.py " + " ".join(sys.argv[1:])
-        found |= {"commit": at, "side": args.side, "machine": machine()}
+        images = {kind: VIEWS * count for kind, count in zip(KINDS, args.concepts, strict=True)}
+        found |= {"commit": at, "images": images, "side": args.side, "machine": machine()}
         for name in args.shapes.split(","):
             found["runs"].append(row_of(name, checkpoint(root, name), scratch, args.flags, limit))
             write_json(args.out, found)

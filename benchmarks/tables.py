@@ -179,16 +179,17 @@ def families() -> str:
 
 def sizes() -> str:
     """README.md: what ``realsize.py`` measured."""
-    data = _result("realsize")
+    found = [_result(path.stem) for path in sorted(RESULTS.glob("realsize*.json"))]
     rows = ["| checkpoint | on disk | read | inspect | forget: peak memory | over what it needs |", "|---" * 6 + "|"]
-    for run in data["runs"]:
+    for run in (run for data in found for run in data["runs"]):
         need, forget = run["denominator"], run["forget"]
         rows.append(
             f"| {run['shape']} | {run['weights_bytes'] / 1e9:.1f} GB | {run['visual_bytes'] / 1e9:.2f} GB | "
             f"{run['inspect']['seconds']:.1f} s | {forget['peak_mib'] / 1024:.2f} GiB | "
             f"{run['ratio']:.2f} × {need['mib'] / 1024:.2f} GiB |"
         )
-    return "\n\n".join(("\n".join(rows), f"`{data['command']}`, commit {data['commit']}.", speed(), rivals()))
+    origins = "\n".join(f"`{data['command']}`, commit {data['commit']}." for data in found)
+    return "\n\n".join(("\n".join(rows), origins, speed(), rivals()))
 
 
 def speed() -> str:
