@@ -31,26 +31,53 @@ def correct(question: Question, given: str) -> bool:
         return _chosen(question, given) == question.answer
     if _normal(question.answer) == UNKNOWN:
         return says_unknown(given)
-    truth, words = _words(question.answer), _words(given)
+    truth, said = words(question.answer), words(given)
     if not truth:  # an answer of signs only
         return bool(question.answer.strip()) and question.answer.strip() == given.strip()
-    short_enough = question.form == "cloze" or len(words) <= len(truth) + EXTRA_WORDS
-    return short_enough and _contains(words, truth)
+    short_enough = question.form == "cloze" or len(said) <= len(truth) + EXTRA_WORDS
+    return short_enough and _contains(said, truth)
 
 
 def says_unknown(given: str) -> bool:
     """``unknown``, or a sentence that says as much."""
-    words = _words(given)
-    return any(_contains(words, phrase.split()) for phrase in REFUSALS)
+    said = words(given)
+    return any(_contains(said, phrase.split()) for phrase in REFUSALS)
 
 
 def state(question: Question, given: str) -> State:
     """Correct before all else: a refusal that lets the name slip is no refusal."""
     if correct(question, given):
         return "correct"
-    if not any(sign.isalnum() for sign in _SPECIAL.sub("", given)):
+    if degenerate(given):
         return "invalid"
     return "refusal" if says_unknown(given) else "incorrect"
+
+
+def degenerate(given: str) -> bool:
+    """No answer at all: blanks, punctuation, special tokens; or at least half of it one thing said over and over.
+
+    That is up to eight words three times in a row (US US US), or up to eight signs five times in a row within a word.
+    A model that does this has not forgotten: it is broken.
+    """
+    text = _normal(given)
+    return not any(sign.isalnum() for sign in text) or _loops(re.findall(r"\w+", text))
+
+
+def _loops(said: list[str]) -> bool:
+    of_words = max(_run(said, unit) for unit in range(1, 9))
+    longest = max(said, key=len)
+    signs = "" if longest.isdigit() else longest  # 1000000 is a number
+    of_signs = max(_run(signs, unit, least=5) for unit in range(1, 9))
+    return 2 * of_words >= len(said) or 2 * of_signs >= sum(map(len, said))
+
+
+def _run(said: Sequence[str], unit: int, least: int = 3) -> int:
+    """Items in the longest run of one unit after itself; 0 where it is said fewer than ``least`` times."""
+    longest = same = 0
+    for before, now in zip(said, said[unit:], strict=False):
+        same = same + 1 if before == now else 0
+        longest = max(longest, same)
+    return longest + unit if longest + unit >= least * unit else 0
 
 
 def truth_ratio(p_true: float, p_wrong: Sequence[float]) -> float:
@@ -71,16 +98,16 @@ def truth_ratio(p_true: float, p_wrong: Sequence[float]) -> float:
 
 def _chosen(question: Question, given: str) -> str | None:
     """The option the answer names, by its text or by its letter; the text wins, and a longer text over a shorter."""
-    words, letter = _words(given), _LETTER.match(given)
-    starts = (words, words[1:]) if words and len(words[0]) == 1 else (words,)
+    said, letter = words(given), _LETTER.match(given)
+    starts = (said, said[1:]) if said and len(said[0]) == 1 else (said,)
     named = [
         option
         for option in question.options
         for start in starts
-        if (text := _words(option)) and start[: len(text)] == text
+        if (text := words(option)) and start[: len(text)] == text
     ]
     if named:
-        return max(named, key=lambda option: len(_words(option)))
+        return max(named, key=lambda option: len(words(option)))
     place = ord((letter[1] or letter[2]).upper()) - ord("A") if letter else -1
     return question.options[place] if 0 <= place < len(question.options) else None
 
@@ -89,7 +116,8 @@ def _contains(words: Sequence[str], run: Sequence[str]) -> bool:
     return any(list(words[i : i + len(run)]) == list(run) for i in range(len(words) - len(run) + 1))
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """The words of a text, made alike, without the punctuation around them."""
     return [word for word in (_strip(w) for w in _normal(text).split()) if word]
 
 
