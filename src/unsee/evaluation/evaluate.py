@@ -1,0 +1,113 @@
+"""A benchmark put to models by a protocol: every answer, its scores, and one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from unsee.data.benchmark import Benchmark
+from unsee.errors import UnseeError
+from unsee.evaluation import compare, statistics
+from unsee.evaluation.ask import Engine, Likelihood
+from unsee.evaluation.protocols import protocol_for
+from unsee.evaluation.protocols.plan import Ask, Figure, Item, Items, Protocol, Setting
+from unsee.evaluation.table import Cell, Row, Table
+
+VANILLA = "vanilla"
+TESTED = "p: of the change since vanilla on the same questions, whole concepts swapped; Holm-corrected over all figures."
+    "p: of the difference from vanilla on the same questions, whole concepts swapped, Holm-corrected over the figures."
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it. ``items``: by model, in the order they were asked. ``engines``: identity of each."""
+
+    benchmark: Benchmark
+    protocol: str
+    setting: Setting
+    items: Mapping[str, Items]
+    engines: Mapping[str, str]
+    table: Table
+    mends: tuple[str, ...]
+
+
+def evaluate(
+    benchmark: Benchmark, engines: Mapping[str, Engine], protocol: str = "official", setting: Setting | None = None
+) -> Outcome:
+    """Put ``benchmark`` to every engine, by the name of its model.
+
+    ``vanilla`` (before forgetting) and ``gold`` (never taught the forgotten) are what the others are compared with,
+    where they are given. Each engine is looked up once and then done with, so that a mapping may open them one by one.
+    Raises UnseeError: an unknown protocol; no engine; no question in the split.
+    """
+    setting = setting or Setting()
+    rules = protocol_for(protocol, benchmark)
+    if not engines:
+        raise UnseeError("no model to evaluate: give at least one engine by its model's name.")
+    asks = rules.asks(benchmark, setting)
+    if not asks:
+        raise UnseeError(f"{benchmark.name} {benchmark.split} has no question to ask. See `unsee data check`.")
+    items: dict[str, Items] = {}
+    identities = {}
+    for name in engines:
+        engine = engines[name]
+        items[name], identities[name] = answered(engine, asks, rules, setting), engine.identity
+    return Outcome(
+        benchmark, protocol, setting, items, identities, _table(benchmark, protocol, items, rules, setting), rules.mends
+    )
+
+
+def answered(engine: Engine, asks: Sequence[Ask], rules: Protocol, setting: Setting) -> list[Item]:
+    """All asks put to one engine, and graded."""
+    given = [""] * len(asks)
+    for tokens in sorted({ask.tokens for ask in asks} - {0}):
+        part = [place for place, ask in enumerate(asks) if ask.tokens == tokens]
+        for place, text in zip(part, engine.generate([asks[i].prompt for i in part], tokens), strict=True):
+            given[place] = text
+    likelihoods: list[tuple[Likelihood, ...]] = [()] * len(asks)
+    part = [place for place, ask in enumerate(asks) if ask.answers]
+    if part:
+        scored = engine.score([asks[i].prompt for i in part], [asks[i].answers for i in part])
+        for place, found in zip(part, scored, strict=True):
+            likelihoods[place] = tuple(found)
+    return [
+        Item(ask, text, found, rules.grade(ask, text, found, setting))
+        for ask, text, found in zip(asks, given, likelihoods, strict=True)
+    ]
+
+
+def _table(benchmark: Benchmark, protocol: str, items: Mapping[str, Items], rules: Protocol, setting: Setting) -> Table:
+    figures = {name: rules.figures(items, name, setting) for name in items}
+    columns = {figure.column.key: figure.column for of in figures.values() for figure in of}
+    before = {figure.column.key: figure for figure in figures.get(VANILLA, ())}
+    rows = [Row(name, _cells(of, before if name != VANILLA else {}, setting.seed)) for name, of in figures.items()]
+    title = f"{benchmark.name} {benchmark.split}, {protocol} protocol{', as published' if setting.original else ''}"
+    notes = (*rules.legend, *((TESTED,) if before and len(rows) > 1 else ()))
+    return Table(title, tuple(columns.values()), tuple(rows), notes)
+
+
+def _cells(figures: Sequence[Figure], before: Mapping[str, Figure], seed: int) -> dict[str, Cell]:
+    p = _tested(figures, before, seed)
+    cells = {}
+    for figure in figures:
+        key = figure.column.key
+        if figure.cell:
+            cells[key] = figure.cell
+        else:
+            values = list(figure.values.values())
+            share = statistics.share([value for value, _ in values], [concept for _, concept in values], seed)
+            cells[key] = Cell.of(share, p.get(key))
+    return cells
+
+
+def _tested(figures: Sequence[Figure], before: Mapping[str, Figure], seed: int) -> dict[str, float]:
+    """Column → p of the change since vanilla, corrected for all columns tested."""
+    found = {}
+    for figure in figures:
+        was = before.get(figure.column.key)
+        if figure.values and was:
+            ours, theirs = ({i: value for i, (value, _) in of.values.items()} for of in (figure, was))
+            concepts = {i: concept for i, (_, concept) in figure.values.items()}
+            found[figure.column.key] = compare.paired(theirs, ours, concepts, seed)["p"]
+    return dict(zip(found, statistics.holm(list(found.values())), strict=True)) if found else {}

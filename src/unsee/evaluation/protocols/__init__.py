@@ -1,0 +1,31 @@
+"""Protocols: ``official``, each benchmark's own, and ``strict``, one for all."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from unsee.data.benchmark import Benchmark
+from unsee.errors import UnseeError, nearest
+from unsee.evaluation.protocols import clear, mllmu, strict, umu
+from unsee.evaluation.protocols.plan import Protocol
+
+Name = Literal["official", "strict"]
+
+OFFICIAL = {
+    "mllmu": Protocol(mllmu.asks, mllmu.grade, mllmu.report, mllmu.MENDS, mllmu.LEGEND),
+    "clear": Protocol(clear.asks, clear.grade, clear.report, clear.MENDS, clear.LEGEND),
+    "umu": Protocol(umu.asks, umu.grade, umu.report, umu.MENDS, umu.LEGEND),
+}
+
+
+def protocol_for(name: str, benchmark: Benchmark) -> Protocol:
+    """The protocol of that name for this benchmark."""
+    if name == "strict":
+        grade = partial(strict.grade, names=strict.names(benchmark))
+        return Protocol(strict.asks, grade, strict.report, strict.MENDS, strict.LEGEND)
+    if name != "official":
+        raise UnseeError(f"protocol '{name}'. {nearest(name, ('official', 'strict'))}")
+    if benchmark.name not in OFFICIAL:
+        raise UnseeError(f"no official protocol of '{benchmark.name}'. {nearest(benchmark.name, OFFICIAL)} Use strict.")
+    return OFFICIAL[benchmark.name]

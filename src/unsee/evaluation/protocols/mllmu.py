@@ -1,0 +1,165 @@
+"""MLLMU-Bench (arXiv 2410.22108), as ``eval.py`` of franciscoliu/MLLMU-Bench puts it; greedy, 50 new tokens.
+
+Classification with one example person, cloze with two, generation with none. Prompts of other families than LLaVA are
+not published (but Idefics2's): those get the same words in their own chat format, without examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from unsee.data.benchmark import Benchmark, Entry
+from unsee.errors import UnseeError
+from unsee.evaluation import mllmu_score
+from unsee.evaluation.ask import Likelihood, Prompt
+from unsee.evaluation.metrics import overlap
+from unsee.evaluation.protocols import figures
+from unsee.evaluation.protocols.plan import Ask, FewShot, Figure, Items, Setting, lettered
+
+TOKENS = 50
+SHOTS = {"classification": 1, "cloze": 2}
+# Which groups are asked with examples: celebrities are not classified with any.
+WITH_SHOTS = {"classification": ("forget", "retain", "test"), "cloze": ("forget", "retain", "test", "real")}
+SCORES = ("accuracy", "rouge1", "rouge2", "rougeL", "bleu")
+LETTER = "Just give ONE letter representing the answer directly."
+BLANK = "Please **ONLY** provide the correct answer that should replace the [Blank]."
+SENTENCE = "Answer the question based on your trained knowledge in one sentence accurately in ENGLISH."
+TEXT_SENTENCE = "Answer the question based on your trained knowledge in one sentence in ENGLISH."
+
+LEGEND = (
+    "accuracy: first letter of the answer, or for cloze the truth anywhere in it. rouge1, rouge2, rougeL: F-measure, "
+    "stemmed. bleu: smoothed.",
+)
+
+MENDS = (
+    "The people of the few-shot examples are drawn with a seed, from the retained, and left out of every figure; the "
+    "original draws them anew in each run from the people it evaluates, and skips only their questions of that task.",
+    "Every picture of the test set is asked about; the original picks one per person and task by chance, unseeded.",
+    "Questions are asked in batches; the original asks one at a time.",
+)
+
+
+def asks(benchmark: Benchmark, setting: Setting) -> list[Ask]:
+    """One ask per entry that is evaluated."""
+    entries = _one_picture(benchmark.entries, setting) if setting.original else list(benchmark.entries)
+    if setting.layout == "chat":
+        return [Ask(e, Prompt(_words(e), e.question.image), TOKENS) for e in entries]
+    shots = _drawn_anew(benchmark, setting) if setting.original else _kept_apart(benchmark, setting)
+    return [Ask(e, _raw(e, shots.of(e)), TOKENS) for e in entries if not shots.skips(e)]
+
+
+def grade(ask: Ask, given: str, likelihoods: Sequence[Likelihood], setting: Setting) -> dict[str, float]:
+    """First letter, substring, or ROUGE and BLEU."""
+    entry = ask.entry
+    truth, options = entry.question.answer, entry.question.options
+    if entry.task == "classification":
+        said = mllmu_score.reply(f"ASSISTANT:{given}", "classification")
+        return {"accuracy": float(mllmu_score.letter_right(entry.letter, said, len(options)))}
+    said = mllmu_score.reply(f"ASSISTANT:{given}", "cloze" if entry.task == "cloze" else "generation")
+    if entry.task == "cloze":
+        return {"accuracy": float(mllmu_score.cloze_right(truth, said))}
+    found = overlap(truth, said)
+    return {"rouge1": found.rouge1, "rouge2": found.rouge2, "rougeL": found.rougeL, "bleu": found.bleu}
+
+
+def report(models: Mapping[str, Items], name: str, setting: Setting) -> list[Figure]:
+    """Means, and both definitions of success."""
+    return [*figures.success(models[name]), *figures.means(models[name], SCORES)]
+
+
+@dataclass(frozen=True)
+class _Shots:
+    """``people``: (group, task) → whose questions are the examples. ``apart``: who is evaluated nowhere."""
+
+    source: Sequence[Entry]
+    people: Mapping[tuple[str, str], Sequence[str]]
+    apart: frozenset[str] = frozenset()
+
+    def of(self, entry: Entry) -> list[Entry]:
+        if entry.group not in WITH_SHOTS.get(entry.task, ()):
+            return []
+        return self._shown(entry)
+
+    def skips(self, entry: Entry) -> bool:
+        if self.apart:
+            return entry.question.concept in self.apart
+        return any(shot.question.concept == entry.question.concept for shot in self._shown(entry))
+
+    def _shown(self, entry: Entry) -> list[Entry]:
+        people, asked = self.people.get((entry.group, entry.task), ()), entry.question
+        return [
+            shot
+            for shot in self.source
+            if shot.task == entry.task and shot.question.modality == asked.modality and shot.question.concept in people
+        ]
+
+
+def _kept_apart(benchmark: Benchmark, setting: Setting) -> _Shots:
+    """The same two retained people everywhere: nothing forgotten stands in a prompt, and forget is asked whole."""
+    known = {entry.question.concept for entry in benchmark.shots}
+    retained = [concept for concept in benchmark.retain if concept in known]
+    most = max(SHOTS.values())
+    if len(retained) <= most:
+        raise UnseeError(
+            f"{benchmark.name} {benchmark.split}: {len(retained)} retained people stand in the few-shot source, and "
+            f"{most} of them are needed beside those evaluated. Download Full_Set and the retain split, or use strict."
+        )
+    drawn = setting.chance("shots").sample(retained, most)
+    groups = {entry.group for entry in benchmark.entries}
+    people: dict[tuple[str, str], list[str]] = {
+        (group, task): drawn[:number] for group in groups for task, number in SHOTS.items()
+    }
+    return _Shots(benchmark.shots, people, frozenset(drawn))
+
+
+def _drawn_anew(benchmark: Benchmark, setting: Setting) -> _Shots:
+    people: dict[tuple[str, str], list[str]] = {}
+    for group, entries in benchmark.groups.items():
+        ids = list(dict.fromkeys(entry.question.concept for entry in entries))
+        for task, number in SHOTS.items():
+            people[group, task] = setting.chance("shots", group, task).sample(ids, min(number, len(ids)))
+    return _Shots(benchmark.shots, people)
+
+
+def _one_picture(entries: Sequence[Entry], setting: Setting) -> list[Entry]:
+    """Of each test person and task one picture, drawn by chance."""
+    seen: dict[tuple[str, str], dict[str, None]] = {}
+    for entry in entries:
+        if entry.group == "test" and entry.question.image:
+            seen.setdefault((entry.question.concept, entry.task), {})[entry.question.image.id] = None
+    chosen = {key: setting.chance("picture", *key).choice(list(images)) for key, images in seen.items()}
+
+    def stays(entry: Entry) -> bool:
+        image = entry.question.image
+        return entry.group != "test" or not image or image.id == chosen[entry.question.concept, entry.task]
+
+    return [entry for entry in entries if stays(entry)]
+
+
+def _words(entry: Entry) -> str:
+    """The question and what is asked for, without what shows whose turn it is."""
+    asked = entry.question
+    if entry.task == "classification":
+        return f"{asked.prompt}\n{lettered(asked.options)}\n{LETTER}"
+    if entry.task == "cloze":
+        return f"{asked.prompt.replace('__', '[Blank]')}\n{BLANK}"
+    return f"{asked.prompt}\n{SENTENCE if asked.image else TEXT_SENTENCE}"
+
+
+def _raw(entry: Entry, shots: Sequence[Entry]) -> Prompt:
+    image, words = entry.question.image, _words(entry)
+    if entry.task == "generation":  # the published prompt about an image ends with a blank
+        return Prompt(f"USER: <image>\n{words}\nASSISTANT: " if image else f"USER: {words}\nASSISTANT:", image, True)
+    turn = f"USER: <image>\n{words}\nASSISTANT:" if image else f"USER:\n{words}\nASSISTANT:"
+    before = tuple(shot.question.image for shot in shots if shot.question.image)
+    return FewShot("".join(map(_example, shots)) + turn, image, True, before)
+
+
+def _example(shot: Entry) -> str:
+    """Cloze examples with an image have no blank after ``USER:``, as published."""
+    asked = shot.question
+    if shot.task == "classification":
+        start = "USER: <image>" if asked.image else "USER:"
+        return f"{start}\nQuestion: {asked.prompt}\n{lettered(asked.options)}\nCorrect Answer: {shot.letter}\n"
+    return f"USER:{'<image>' if asked.image else ''}\n{_words(shot)}\nCorrect Answer: {asked.answer}\n"
