@@ -59,14 +59,14 @@ def degenerate(given: str) -> bool:
     That is up to eight words three times in a row (US US US), or up to eight signs five times in a row within a word.
     A model that does this has not forgotten: it is broken.
     """
-    text = _normal(given)
+    text = re.sub(r"(?<=\d)[,.](?=\d)", "", _normal(given))  # 1,000,000,000 is one number
     return not any(sign.isalnum() for sign in text) or _loops(re.findall(r"\w+", text))
 
 
 def _loops(said: list[str]) -> bool:
     of_words = max(_run(said, unit) for unit in range(1, 9))
     longest = max(said, key=len)
-    signs = "" if longest.isdigit() else longest  # 1000000 is a number
+    signs = "" if longest.isdigit() else longest
     of_signs = max(_run(signs, unit, least=5) for unit in range(1, 9))
     return 2 * of_words >= len(said) or 2 * of_signs >= sum(map(len, said))
 
