@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsee.errors import UnseeError
-from unsee.evaluation.statistics import ks, paired, share
+from unsee.evaluation.statistics import crossed, holm, js, ks, paired, share
 
 
 def answers(rng: np.random.Generator, concepts: int, each: int, truth: float = 0.7) -> tuple[list[float], list[str]]:
@@ -73,6 +73,54 @@ def test_ks() -> None:
     assert far["distance"] == 1 and far["p"] < 1e-6
 
 
+def test_js_is_that_of_the_histograms() -> None:
+    assert js([1, 2, 3], [1, 2, 3]) == 0 == js([5], [7]) == js([2, 2], [2])  # one value: one bin
+    assert js([0, 0, 0, 0], [1, 1, 1, 1]) == 1
+    a, b = [0, 0, 0, 1], [0, 1, 1, 1]  # two bins: 3/4, 1/4 and 1/4, 3/4
+    expected = (0.75 * np.log2(0.75 / 0.5) + 0.25 * np.log2(0.25 / 0.5)) ** 0.5
+    assert js(a, b) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:ks_2samp. Exact")  # scipy then takes the limit of large samples
+@given(st.lists(st.floats(-9, 9), min_size=1, max_size=30), st.lists(st.floats(-9, 9), min_size=1, max_size=30))
+def test_distances_are_symmetric_and_bounded(a: list[float], b: list[float]) -> None:
+    assert js(a, b) == js(b, a) and 0 <= js(a, b) <= 1 and js(a, a) == 0
+    assert ks(a, b) == ks(b, a) and 0 <= ks(a, b)["distance"] <= 1 and ks(a, a)["distance"] == 0
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [0.03, 0.06, 0.06, 0.02]
+    assert holm([0.5, 0.9]) == [1, 1]
+    assert holm([0.02]) == [0.02]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
+def test_holm_never_makes_a_p_smaller_and_keeps_their_order(ps: list[float]) -> None:
+    got = holm(ps)
+    assert all(p <= q + 1e-6 and q <= 1 for p, q in zip(ps, got, strict=True))
+    assert all(got[i] <= got[j] for i in range(len(ps)) for j in range(len(ps)) if ps[i] < ps[j])
+
+
+def test_the_interval_over_seeds_knows_that_seeds_differ() -> None:
+    rng = np.random.default_rng(5)
+    _, concepts = answers(rng, 20, 5)
+    steady = [rng.random(100) for _ in range(5)]
+    moved = [row + shift for row, shift in zip(steady, (-0.4, -0.2, 0, 0.2, 0.4), strict=True)]
+    narrow, wide = crossed([r.tolist() for r in steady], concepts), crossed([r.tolist() for r in moved], concepts)
+    assert narrow["value"] == pytest.approx(wide["value"], abs=2e-6)
+    assert wide["high"] - wide["low"] > 3 * (narrow["high"] - narrow["low"])
+
+
+def test_the_interval_over_seeds_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng, hits = np.random.default_rng(6), 0
+    for _ in range(150):
+        people, seeds = rng.normal(0, 0.3, 20), rng.normal(0, 0.2, 6)
+        rows = seeds[:, None] + np.repeat(people, 3) + rng.normal(0, 0.3, (6, 60))
+        got = crossed(rows.tolist(), [str(i // 3) for i in range(60)], draws=300)
+        hits += got["low"] <= 0 <= got["high"]
+    assert 0.85 <= hits / 150 <= 0.99
+
+
 def test_bad_input_is_refused() -> None:
     for bad in ([], [float("nan")]):
         with pytest.raises(UnseeError, match="values"):
@@ -81,5 +129,8 @@ def test_bad_input_is_refused() -> None:
         share([0, 1], ["a"])
     with pytest.raises(UnseeError, match="1 values before and 2 after"):
         paired([0], [0, 1], ["a", "b"])
-    with pytest.raises(UnseeError):
-        ks([], [1.0])
+    for distance in (ks, js):
+        with pytest.raises(UnseeError):
+            distance([], [1.0])
+    with pytest.raises(UnseeError, match="no seeds"):
+        crossed([], [])
