@@ -27,7 +27,7 @@ LEGEND = "* p < 0.05, ** p < 0.01, *** p < 0.001"
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "\"": r"\textquotedbl{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "−": "$-$",
+    "|": r"\textbar{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "−": "$-$",
 }  # fmt: skip
 
 
@@ -124,7 +124,7 @@ class Table:
         return "\n".join([f"**{_plain(self.title)}**", "", head, rule, *lines, *([""] if notes else []), *notes]) + "\n"
 
     def latex(self) -> str:
-        r"""A ``table`` with ``booktabs`` rules: the document needs ``\usepackage{booktabs}``."""
+        r"""A ``table`` for a document with ``\usepackage{booktabs}``; names that are not Latin need LuaLaTeX."""
         lines = [[row.model, *self._texts(row)] for row in self.rows]
         body = [" & ".join(map(_latex, line)) + r" \\" for line in [["model", *self._titles()], *lines]]
         notes = [r"\par\footnotesize " + _latex(note) for note in self.footnotes]
@@ -175,18 +175,19 @@ class Table:
     def _titles(self) -> list[str]:
         titles = []
         for c in self.columns:
-            counts = {row.cells[c.key].n for row in self.rows if c.key in row.cells} - {None}
+            counts = self._counts(c)
             of = f" (n={counts.pop()})" if len(counts) == 1 else ""  # where they differ each cell says it
             titles.append(c.title + ARROW[c.better] + of)
         return titles
 
+    def _counts(self, column: Column) -> set[int | None]:
+        return {row.cells[column.key].n for row in self.rows if column.key in row.cells} - {None}
+
     def _texts(self, row: Row) -> list[str]:
-        texts = []
-        for c in self.columns:
-            counts = {r.cells[c.key].n for r in self.rows if c.key in r.cells} - {None}
-            cell = row.cells.get(c.key)
-            texts.append(_text(cell, c.digits, len(counts) > 1) if cell else "–")
-        return texts
+        return [
+            _text(row.cells[c.key], c.digits, len(self._counts(c)) > 1) if c.key in row.cells else "–"
+            for c in self.columns
+        ]
 
 
 def _text(cell: Cell, digits: int, count: bool) -> str:
