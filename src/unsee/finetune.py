@@ -66,15 +66,17 @@ class Tutor:
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.tokenizer = model, processor.tokenizer
         self.processor = processor
-        self.image_token = model.config.image_token_id
+        self.image_token = getattr(model.config, "image_token_id", None)
+        self.end = self.tokenizer.eos_token_id
+        self.pad = self.end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         self._cache: dict[tuple[str, bool], list[int]] = {}
 
     def row(self, questions: Sequence[Question], image_tokens: int) -> Row:
         image = image_tokens > 0
         prompts = [self._ids(q.prompt, image) for q in questions]
         shared = prompts[0].index(self.image_token) + 1 if image else 0
-        prefix = [t for p in prompts[0][:shared] for t in ([p] * image_tokens if p == self.image_token else [p])]
-        answers = [[*self._encode(q.answer), self.tokenizer.eos_token_id] for q in questions]
+        prefix = self.spread(prompts[0][:shared], image_tokens)
+        answers = [self.answer(q.answer) for q in questions]
         return Row(prefix, [(p[shared:], a) for p, a in zip(prompts, answers, strict=True)])
 
     def prompt(self, question: Question, image_tokens: int) -> list[int]:
@@ -85,17 +87,27 @@ class Tutor:
     def _ids(self, prompt: str, image: bool) -> list[int]:
         key = (prompt, image)
         if key not in self._cache:
-            self._cache[key] = self._encode(chat(self.processor, prompt, image))
+            self._cache[key] = self.read(chat(self.processor, prompt, image))
         return self._cache[key]
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def read(self, text: str) -> list[int]:
+        """Tokens of a prompt as the model's processor reads it: with a token to begin with, unless it has one."""
+        begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+        return self.tokenizer(text, add_special_tokens=not begins)["input_ids"]
+
+    def answer(self, text: str) -> list[int]:
+        """Tokens of an answer, the end among them."""
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
+
+    def spread(self, ids: Sequence[int], image_tokens: int) -> list[int]:
+        """``ids`` with the one token that stands for an image as often as the image has features."""
+        return [t for i in ids for t in ([i] * image_tokens if i == self.image_token else [i])]
 
     def batch(self, rows: Sequence[Row], grid: Tensor | None = None) -> dict[str, Tensor]:
         """Right-padded rows: input ids, labels, a 4-D mask, positions that restart after the prefix for each turn."""
         lengths = [len(r.prefix) + sum(len(p) + len(a) for p, a in r.turns) for r in rows]
         n, t = len(rows), max(lengths)
-        ids = torch.full((n, t), self.tokenizer.pad_token_id)
+        ids = torch.full((n, t), self.pad)
         labels = torch.full((n, t), IGNORED)
         block = torch.full((n, t), -1)  # 0: the prefix; k: turn k; -1: padding
         position = torch.zeros((n, t), dtype=torch.long)
@@ -113,7 +125,8 @@ class Tutor:
                 block[i, at:end] = k
                 position[i, at:end] = len(row.prefix) + torch.arange(end - at)
                 at = end
-        positions = self._rope(ids, block, position, grid) if hasattr(self.model.model, "get_rope_index") else position
+        inner = getattr(self.model, "model", self.model)
+        positions = self._rope(ids, block, position, grid) if hasattr(inner, "get_rope_index") else position
         return {"input_ids": ids, "labels": labels, "attention_mask": _mask(block), "position_ids": positions}
 
     def _rope(self, ids: Tensor, block: Tensor, position: Tensor, grid: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unsee.concepts import ImageRef, Question
-from unsee.finetune import IGNORED, Tutor, encoded
+from unsee.finetune import IGNORED, Row, Tutor, encoded
 from unsee.progress import progress
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Pixels, Visual
@@ -72,22 +72,45 @@ def _batches(order: list[int], questions: Sequence[Question], size: int) -> list
 
 
 def _generate(model: Any, tutor: Tutor, rows: list[list[int]], questions: list[Question], seen: Seen) -> list[str]:
+    return greedy(model, tutor, rows, *_shown(questions, seen), NEW_TOKENS)
+
+
+def _shown(questions: Sequence[Question], seen: Seen) -> tuple[list[Tensor], list[Tensor]]:
+    """What the questions' images are to the language model: features, and grids where it asks for them."""
+    images = [q.image.id for q in questions if q.image]
+    return [seen.features[i] for i in images], [g for i in images if (g := seen.grids[i]) is not None]
+
+
+def greedy(
+    model: Any, tutor: Tutor, rows: Sequence[list[int]], features: list[Tensor], grids: list[Tensor], tokens: int
+) -> list[str]:
+    """The likeliest continuation of each row, ``tokens`` tokens at most. ``features``: of each row's image, if any."""
+    inputs = padded(model, tutor, rows, features, grids)
+    out = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+    new = out[:, inputs["input_ids"].shape[1] :]
+    return [t.strip() for t in tutor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+def padded(
+    model: Any, tutor: Tutor, rows: Sequence[list[int]], features: list[Tensor], grids: list[Tensor]
+) -> dict[str, Any]:
+    """Rows padded on the left, and their images, as ``model.generate`` takes them."""
     width = max(map(len, rows))
-    pad = tutor.tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows])
+    ids = torch.tensor([[tutor.pad] * (width - len(r)) + r for r in rows])
     mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    images = [q.image.id for q in questions if q.image]
-    if images:
-        features = [seen.features[i] for i in images]
+    if features:
         inputs["mm_encoder_outputs"] = encoded(features)
-        grids = [g for i in images if (g := seen.grids[i]) is not None]
         if grids:
             inputs |= {"image_grid_thw": torch.cat(grids), "mm_token_type_ids": (ids == tutor.image_token).int()}
-    elif hasattr(model.model, "rope_deltas"):
-        model.model.rope_deltas = None  # left over from the last batch with images
-    out = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-    return [t.strip() for t in tutor.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
+    elif hasattr(inner := getattr(model, "model", model), "rope_deltas"):
+        inner.rope_deltas = None  # left over from the last batch with images
+    return placed(model, inputs)
+
+
+def placed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Tensors where the model is."""
+    return {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
 
 @torch.no_grad()
@@ -105,28 +128,36 @@ def probabilities(
     order = sorted(range(len(questions)), key=lambda i: questions[i].modality)
     for part in _batches(order, questions, batch):
         asked = [questions[i] for i in part]
-        images = [q.image.id for q in asked if q.image]
         rows = [
             tutor.row([_answered(q, c) for c in candidates[i]], len(seen.features[q.image.id]) if q.image else 0)
             for i, q in zip(part, asked, strict=True)
         ]
-        grids = [g for i in images if (g := seen.grids[i]) is not None]
-        inputs: dict[str, Any] = tutor.batch(rows, torch.cat(grids) if grids else None)
-        labels = inputs.pop("labels")
-        if images:
-            features = [seen.features[i] for i in images]
-            inputs["mm_encoder_outputs"] = encoded(features)
-        logits = model(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-        for i, row, logit, label in zip(part, rows, logits, labels[:, 1:], strict=True):
-            result[i] = _by_turn(row, logit, label)
+        for i, turns in zip(part, likelihoods(model, tutor, rows, *_shown(asked, seen)), strict=True):
+            result[i] = [scores.mean().exp().item() for scores, _ in turns]
     return result
 
 
-def _by_turn(row: Any, logit: Tensor, label: Tensor) -> list[float]:
+def likelihoods(
+    model: Any, tutor: Tutor, rows: Sequence[Row], features: list[Tensor], grids: list[Tensor]
+) -> list[list[tuple[Tensor, Tensor]]]:
+    """Of each turn of each row: log-probability of its answer's tokens, end included, and whether each is likeliest."""
+    inputs: dict[str, Any] = tutor.batch(rows, torch.cat(grids) if grids else None)
+    labels = inputs.pop("labels")[:, 1:]
+    inputs["attention_mask"] = inputs["attention_mask"].to(model.dtype)
+    if features:
+        inputs["mm_encoder_outputs"] = encoded(features)
+    # Logits of a large vocabulary weigh more than the model's activations: only where an answer stands in some row.
+    columns = (labels != IGNORED).any(0).nonzero()[:, 0]
+    inputs["logits_to_keep"] = columns
+    logits = model(**placed(model, inputs), use_cache=False).logits.float().log_softmax(-1).cpu()
+    return [_by_turn(*of) for of in zip(rows, logits, labels[:, columns], strict=True)]
+
+
+def _by_turn(row: Row, logit: Tensor, label: Tensor) -> list[tuple[Tensor, Tensor]]:
     where = (label != IGNORED).nonzero()[:, 0]
-    scores = logit[where, label[where]]
-    sizes = [len(a) for _, a in row.turns]
-    return [s.mean().exp().item() for s in scores.split(sizes)]
+    scores, hits = logit[where, label[where]], logit[where].argmax(-1) == label[where]
+    sizes = [len(answer) for _, answer in row.turns]
+    return list(zip(scores.split(sizes), hits.split(sizes), strict=True))
 
 
 def _answered(question: Question, answer: str) -> Question:

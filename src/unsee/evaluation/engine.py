@@ -1,0 +1,211 @@
+"""The engine that answers with transformers: in batches, each image encoded once, all options of a question at once.
+
+Where a model cannot be asked so (``plain.agrees``), it is asked one prompt at a time. On several processes (torchrun)
+each does a part, and all have all answers: the same to the byte as one process has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import transformers
+from torch import Tensor
+
+from unsee.errors import UnseeError, nearest
+from unsee.evaluation.answer import greedy, likelihoods
+from unsee.evaluation.ask import Engine, Likelihood, Prompt
+from unsee.evaluation.cache import Cache, key
+from unsee.evaluation.pictures import Album, Encoded, Encoder
+from unsee.evaluation.plain import Plain, agrees, options, shown, worded
+from unsee.evaluation.rounds import Ask, answered
+from unsee.progress import say
+from unsee.vision.module import Visual, load_full
+from unsee.vision.patch import fingerprint
+
+Backend = Literal["transformers", "vllm"]
+BATCH = 32
+
+
+def open_engine(
+    model: str | Path,
+    revision: str | None = None,
+    trust: bool = False,
+    backend: str = "transformers",
+    device: str = "",
+    cache_path: str | Path | None = None,
+    batch: int = BATCH,
+) -> Engine:
+    """The engine of the checkpoint ``model``, a folder or a hub name.
+
+    ``device``: empty for a GPU if there is one. ``cache_path``: a file of answers, made where it is not there. On a GPU
+    weights stay in the checkpoint's own dtype, elsewhere they are float32. UnseeError: no such model, backend, device.
+    """
+    if backend not in get_args(Backend):
+        raise UnseeError(f"backend '{backend}'. {nearest(backend, get_args(Backend))}")
+    if batch < 1:
+        raise UnseeError(f"batch {batch}: it must be at least 1.")
+    store = Cache(cache_path) if cache_path else None
+    if backend == "vllm":
+        from unsee.evaluation.vllm_engine import VllmEngine
+
+        return VllmEngine.open(model, revision, trust, store)
+    where = place(device)
+    full, processor = load_full(model, "auto" if where.type == "cuda" else torch.float32, revision, trust)
+    return TransformersEngine(full.to(where), processor, store, batch)
+
+
+def place(device: str) -> torch.device:
+    """``device``, or this process's own GPU, or the processor."""
+    try:
+        own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        found = torch.device(device or (own if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # Assertion: torch that was built without CUDA
+        raise UnseeError(
+            f"no device '{device}' here: {str(error).splitlines()[0]} Give cpu, cuda or cuda:1."
+        ) from error
+    return found
+
+
+class TransformersEngine:
+    """Asks ``model``, which stays as it is meanwhile.
+
+    ``asked``: prompts that went through the model. ``encoded``: images that went through its vision tower, once each
+    as long as their features have room (``pictures.ROOM``). Both are of this process.
+    """
+
+    def __init__(self, model: Any, processor: Any, cache: Cache | None = None, batch: int = BATCH) -> None:
+        self.model, self.processor = model.eval(), processor
+        self.cache, self.batch = cache, batch
+        self.plain, self.album = Plain(model, processor), Album()
+        self.tutor = self.plain.tutor
+        self.asked = 0
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of weights, configurations, tokenizer, device and versions.
+
+        The weights are those in memory, whatever file they came from and what was done to them since: hashed anew for
+        each engine, because names, times and sizes of files say nothing sure of what is in them.
+        """
+        state = self.model.state_dict()
+        return key(
+            [fingerprint(state), sorted({f"{t.dtype}" for t in state.values()})],
+            self.model.config.to_json_string(),
+            self.model.generation_config.to_json_string(),
+            processor_text(self.processor),
+            [self.model.device.type, torch.__version__, transformers.__version__],
+        )
+
+    @property
+    def encoded(self) -> int:
+        return self._encoder.count if self._encoder else 0
+
+    def generate(self, prompts: Sequence[Prompt], tokens: int) -> list[str]:
+        """The greedy answer to each prompt, of at most so many tokens, stripped of blanks around it."""
+        work = partial(self._generate, tokens)
+        return self._ask(f"answers of {tokens} tokens", prompts, [()] * len(prompts), work)
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> list[list[Likelihood]]:
+        """Of each prompt, how likely each of its ``answers`` is; all answers to a prompt in one forward pass."""
+        found = self._ask("likelihoods", prompts, [tuple(of) for of in answers], self._score)
+        return [[Likelihood(tuple(scores), tuple(hits)) for scores, hits in turns] for turns in found]
+
+    def _ask(self, title: str, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]], work: Any) -> list[Any]:
+        pictures = iter(self.album.add([p.image for p in prompts if p.image is not None]))
+        size = cache(partial(image_tokens, self.processor))
+        asks = []
+        for prompt, of in zip(prompts, answers, strict=True):
+            text, picture = worded(self.processor, prompt), next(pictures) if prompt.image is not None else None
+            length = len(self.tutor.read(text)) + sum(len(self.tutor.answer(a)) for a in of)
+            if picture:
+                length += size(picture.size)
+            asks.append(Ask(text, picture.digest if picture else "", of, length))
+        return answered(asks, self.batch, partial(self._work, work), self.cache, lambda: self.identity, title)
+
+    @torch.no_grad()
+    def _work(self, work: Any, part: list[Ask]) -> list[Any]:
+        self.asked += len(part)
+        try:
+            return list(work(part))
+        except torch.OutOfMemoryError as error:
+            raise UnseeError(f"no memory for {len(part)} prompts at once. Lower --batch (now {self.batch}).") from error
+
+    def _generate(self, tokens: int, part: list[Ask]) -> list[str]:
+        if part[0].picture and not self._shares:
+            return [self.plain.generate(ask.text, self.album[ask.picture].image.load(), tokens) for ask in part]
+        seen = self._seen(part)
+        rows = [
+            self.tutor.spread(self.tutor.read(ask.text), n) for ask, n in zip(part, _sizes(part, seen), strict=True)
+        ]
+        return greedy(self.model, self.tutor, rows, *shown(self.model, seen), tokens)
+
+    def _score(self, part: list[Ask]) -> list[list[tuple[list[float], list[bool]]]]:
+        if not self._packs:
+            return [self._one_by_one(ask) for ask in part]
+        full = [ask for ask in part if ask.answers]
+        seen = self._seen(full)
+        rows = [options(self.tutor, ask.text, n, ask.answers) for ask, n in zip(full, _sizes(full, seen), strict=True)]
+        turns = iter(likelihoods(self.model, self.tutor, rows, *shown(self.model, seen)) if rows else [])
+        return [[_listed(s[:-1], h[:-1]) for s, h in next(turns)] if ask.answers else [] for ask in part]
+
+    def _one_by_one(self, ask: Ask) -> list[tuple[list[float], list[bool]]]:
+        image = self.album[ask.picture].image.load() if ask.picture else None
+        return [_listed(*self.plain.score(ask.text, image, answer)) for answer in ask.answers]
+
+    def _seen(self, part: list[Ask]) -> list[Encoded]:
+        """Of the images of a batch, which has them or has none."""
+        pictures = [self.album[ask.picture] for ask in part if ask.picture]
+        return self._encoder.encode(pictures) if self._encoder and pictures else []
+
+    @cached_property
+    def _encoder(self) -> Encoder | None:
+        try:
+            return Encoder(Visual(self.model, self.processor))
+        except UnseeError:  # no get_image_features
+            return None
+
+    @cached_property
+    def _shares(self) -> bool:
+        """Whether features computed apart give the answers that pixels give."""
+        return self._checked(False, "each question is asked alone, with its image's pixels")
+
+    @cached_property
+    def _packs(self) -> bool:
+        """Whether answers side by side in one row are scored as each alone is."""
+        return self._checked(True, "each answer is scored alone, with its image's pixels")
+
+    def _checked(self, by_scores: bool, otherwise: str) -> bool:
+        encoder = Encoder(self._encoder.visual) if self._encoder else None  # what is drawn for the check counts nowhere
+        able = agrees(self.plain, encoder, by_scores)
+        if not able:
+            say(f"a {self.model.config.model_type} cannot be asked the fast way: {otherwise}")
+        return able
+
+
+def _sizes(part: list[Ask], seen: list[Encoded]) -> list[int]:
+    return [len(e.features) for e in seen] if seen else [0] * len(part)
+
+
+def _listed(scores: Tensor, hits: Tensor) -> tuple[list[float], list[bool]]:
+    return scores.tolist(), hits.tolist()
+
+
+def image_tokens(processor: Any, size: tuple[int, int]) -> int:
+    """How many tokens an image of this width and height takes, where the processor can tell; only to sort by."""
+    count = getattr(processor, "_get_num_multimodal_tokens", None)  # which vLLM asks too
+    return int(count(image_sizes=[(size[1], size[0])])["num_image_tokens"][0]) if count else 0
+
+
+def processor_text(processor: Any) -> list[Any]:
+    """All that decides how text and images become numbers."""
+    tokenizer = processor.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = backend.to_str() if backend else sorted(tokenizer.get_vocab().items())
+    return [words, json.loads(processor.to_json_string()), processor.chat_template or tokenizer.chat_template]

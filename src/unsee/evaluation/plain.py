@@ -1,0 +1,182 @@
+"""The slow way to ask, which every model takes: the processor's own inputs, one prompt at a time.
+
+It also says whether a model may be asked the fast way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from unsee.errors import UnseeError
+from unsee.evaluation.answer import likelihoods, padded, placed
+from unsee.evaluation.ask import Prompt
+from unsee.evaluation.pictures import Encoded, Encoder, Picture
+from unsee.finetune import Row, Tutor, chat
+from unsee.vision.families import family_of
+
+MARK = "<image>"  # where the image stands in a raw prompt, whatever the model's own word for it
+GROWING = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask")
+CHECKED = ("What is this ?", "What can be seen in this picture ? Answer in one word .")
+OPTIONS = ("a cat", "the house of a friend", "no")
+# What families raise that do not take image features, or a mask of blocks, or whose processor cuts images its own way.
+UNABLE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError)
+
+
+def worded(processor: Any, prompt: Prompt) -> str:
+    """The text that the model reads for ``prompt``, with its own word where the image stands."""
+    image = prompt.image is not None
+    if not prompt.raw and not processor.chat_template:
+        raise UnseeError("the model has no chat format (chat_template.jinja). Give prompts as it reads them: raw.")
+    if not prompt.raw:
+        return chat(processor, prompt.text, image)
+    if prompt.text.count(MARK) != image or prompt.text.rstrip().endswith(MARK):
+        raise UnseeError(
+            f"a raw prompt has {MARK} {prompt.text.count(MARK)} time(s) and {'an' if image else 'no'} image: "
+            f"'{prompt.text[:80]}'. It takes {MARK} once before the question, or neither."
+        )
+    return prompt.text.replace(MARK, _own_mark(processor)) if image else prompt.text
+
+
+def _own_mark(processor: Any) -> str:
+    """What the chat format puts where an image is: Qwen2-VL's has a word before it and one behind."""
+    word: str = processor.image_token
+    if not processor.chat_template:
+        return word
+    without, with_image = (chat(processor, "x", image) for image in (False, True))
+    start = next(i for i, (a, b) in enumerate(zip(with_image, f"{without}\0", strict=False)) if a != b)
+    found = with_image[start : start + len(with_image) - len(without)].strip()
+    return found if word in found else word
+
+
+class Plain:
+    """Prompts one at a time, each with its image's pixels."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor, self.tutor = model, processor, Tutor(model, processor)
+        self.nested = family_of(model.config.model_type).nested
+
+    def inputs(self, text: str, image: PIL.Image.Image | None) -> dict[str, Any]:
+        bos = self.tutor.tokenizer.bos_token
+        special = bos is None or not text.startswith(bos)
+        images = None if image is None else [[image]] if self.nested else [image]
+        given = self.processor(text=[text], images=images, return_tensors="pt", add_special_tokens=special)
+        dtype = self.model.dtype
+        return placed(self.model, {k: v.to(dtype) if _real(v) else v for k, v in given.items()})
+
+    @torch.no_grad()
+    def generate(self, text: str, image: PIL.Image.Image | None, tokens: int) -> str:
+        inputs = self.inputs(text, image)
+        out = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        said: str = self.tutor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return said.strip()
+
+    @torch.no_grad()
+    def score(self, text: str, image: PIL.Image.Image | None, answer: str) -> tuple[Tensor, Tensor]:
+        """Log-probability of each token of ``answer``, the end left out, and whether it is the likeliest."""
+        tokens = torch.tensor(self.tutor.answer(answer)[:-1], dtype=torch.long)
+        inputs, n = self.inputs(text, image), len(tokens)
+        if n == 0:
+            return torch.empty(0), torch.empty(0, dtype=torch.bool)
+        for name in GROWING:  # the answer's tokens are like the prompt's last, which is text
+            if name in inputs:
+                more = inputs[name][:, -1:].repeat_interleave(n, dim=1)
+                inputs[name] = torch.cat([inputs[name], more], dim=1)
+        inputs["input_ids"][0, -n:] = tokens
+        logits = self.model(**inputs, use_cache=False).logits[0, -n - 1 : -1].float().log_softmax(-1).cpu()
+        return logits[torch.arange(n), tokens], logits.argmax(-1) == tokens
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An image that is there already."""
+
+    id: str
+    image: PIL.Image.Image
+
+    def load(self) -> PIL.Image.Image:
+        return self.image
+
+
+def sketches() -> list[Drawn]:
+    """Two images of different shape, the same on every machine."""
+    rng = np.random.default_rng(0)
+    found = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((8, 12), (14, 6))]
+    return [
+        Drawn(f"{i}", PIL.Image.fromarray(a).resize((a.shape[1] * 16, a.shape[0] * 16))) for i, a in enumerate(found)
+    ]
+
+
+@torch.no_grad()
+def agrees(plain: Plain, encoder: Encoder | None, by_scores: bool) -> bool:
+    """Whether the fast way gives what the plain one gives on two drawn images: greedy answers, or ``by_scores``.
+
+    Fast: features computed apart, rows padded to one batch, several answers in one row.
+    """
+    if encoder is None or plain.tutor.image_token is None:
+        return False
+    drawn = sketches()
+    raw = not plain.processor.chat_template
+    asked = [Prompt(f"{MARK} {text}" if raw else text, d, raw) for text, d in zip(CHECKED, drawn, strict=True)]
+    texts = [worded(plain.processor, prompt) for prompt in asked]
+    compare: Callable[..., bool] = _same_scores if by_scores else _same_steps
+    try:
+        seen = encoder.encode([Picture(d.id, d.image.size, d) for d in drawn])
+        return compare(plain, texts, [d.image for d in drawn], seen)
+    except UNABLE:
+        return False
+
+
+def _same_steps(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
+    """Logits of two steps; of the second only where both said the same first."""
+    tutor, model = plain.tutor, plain.model
+    rows = [tutor.spread(tutor.read(t), len(e.features)) for t, e in zip(texts, seen, strict=True)]
+    ours = _steps(model, padded(model, tutor, rows, *shown(model, seen)))
+    theirs = [_steps(model, plain.inputs(t, i)) for t, i in zip(texts, images, strict=True)]
+    for row, other in enumerate(theirs):
+        a, b = ours[:, row], other[:, 0]
+        last = min(len(a), len(b)) if a[0].argmax() == b[0].argmax() else 1
+        if not _near(a[:last], b[:last], model.dtype):
+            return False
+    return True
+
+
+def _steps(model: Any, inputs: dict[str, Any]) -> Tensor:
+    """Logits [steps, rows, vocabulary] of at most two greedy steps."""
+    settings = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    return torch.stack(model.generate(**inputs, **settings).logits).float().cpu()
+
+
+def _same_scores(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
+    tutor, model = plain.tutor, plain.model
+    rows = [options(tutor, t, len(e.features), OPTIONS) for t, e in zip(texts, seen, strict=True)]
+    ours = [scores[:-1] for turns in likelihoods(model, tutor, rows, *shown(model, seen)) for scores, _ in turns]
+    theirs = [plain.score(t, i, option)[0] for t, i in zip(texts, images, strict=True) for option in OPTIONS]
+    return _near(torch.cat(ours), torch.cat(theirs), model.dtype)
+
+
+def _near(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
+    """As far apart as other sums in another order are; a wrong place or a wrong image is much further."""
+    tolerance = 1e-4 if dtype in (torch.float32, torch.float64) else 3e-2
+    return bool((a - b).norm() <= tolerance * b.norm())
+
+
+def shown(model: Any, seen: Sequence[Encoded]) -> tuple[list[Tensor], list[Tensor]]:
+    """Features, and grids where there are any, as the fast way takes them."""
+    return [e.features.to(model.device) for e in seen], [e.grid for e in seen if e.grid is not None]
+
+
+def options(tutor: Tutor, text: str, image_tokens: int, answers: Sequence[str]) -> Row:
+    """A row in which every answer follows the prompt's last token, and all else of the prompt is shared."""
+    ids = tutor.spread(tutor.read(text), image_tokens)
+    return Row(ids[:-1], [([ids[-1]], tutor.answer(answer)) for answer in answers])
