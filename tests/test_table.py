@@ -29,8 +29,8 @@ TABLE = Table("MLLMU-Bench, forget_10", COLUMNS, ROWS, ("p against vanilla",))
 NASTY = r"a|b_c <script>\x{y}$5 & 10% #1 ~^ *b* `c` [red]d[/red]"
 
 
-def shown(table: Table) -> str:
-    console = Console(width=160, file=io.StringIO(), color_system=None)
+def shown(table: Table, width: int = 160) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -39,11 +39,19 @@ def shown(table: Table) -> str:
 def test_a_person_reads_value_interval_mark_direction_and_number() -> None:
     text = shown(TABLE)
     for part in (
-        "MLLMU-Bench, forget_10", "names ↓ (n=150)", "kept ↑ (n=300)", "0.970 [0.950, 0.990]",
-        "0.020 [0.000, 0.050]***", "0.951 [0.900, 1.000]", "-61.2", "–", "names: forgotten people named on new pictures", "p against vanilla",
-        "↑ higher is better, ↓ lower is better", "[ ] 95 % interval", "* p < 0.05, ** p < 0.01, *** p < 0.001",
+        "p against vanilla", "MLLMU-Bench, forget_10", "names ↓ (n=150)", "kept ↑ (n=300)", "0.970 [0.950, 0.990]",
+        "0.020 [0.000, 0.050]***", "0.951 [0.900, 1.000]", "-61.2", "names: forgotten people named on new pictures",
+        "–", "↑ higher is better, ↓ lower is better", "[ ] 95 % interval", "* p < 0.05, ** p < 0.01, *** p < 0.001",
     ):  # fmt: skip
         assert part in text
+
+
+def test_a_table_too_wide_for_the_terminal_has_its_models_by_columns() -> None:
+    columns = tuple(Column(f"x{i}", f"figure {i}") for i in range(8))
+    cells = {c.key: Cell(0.5, 0.25, 0.75) for c in columns}
+    text = shown(Table("t", columns, (Row("a", cells), Row("b", cells))), width=70)
+    assert all(len(line) <= 70 for line in text.splitlines())
+    assert text.count("0.500 [0.250, 0.750] │ 0.500 [0.250, 0.750]") == 8
 
 
 def test_where_the_numbers_differ_each_cell_says_its_own() -> None:
@@ -105,6 +113,11 @@ def test_nothing_in_a_name_is_taken_for_a_sign() -> None:
     )
     assert next(csv.reader(io.StringIO(table.csv().split("\n", 1)[1])))[0] == NASTY
     assert Table.read(table.json()) == table
+
+
+def test_a_line_that_starts_with_a_bracket_or_star_is_not_latex_own() -> None:
+    lines = Table("t", (Column("x", "x"),), (Row("[a]", {}), Row("*", {}))).latex().splitlines()
+    assert lines[7:9] == [r"{}[a] & -- \\", r"{}* & -- \\"]
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")

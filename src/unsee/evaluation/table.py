@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import rich.table
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from unsee.errors import UnseeError, nearest
@@ -107,14 +107,22 @@ class Table:
             notes.append(LEGEND)
         return notes
 
-    def __rich__(self) -> Group:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Models by rows; by columns where the table would be wider than the terminal."""
+        lines = [["model", *self._titles()], *([row.model, *self._texts(row)] for row in self.rows)]
+        table = self._grid(lines)
+        if console.measure(table, options=options.update(width=10**6)).maximum > options.max_width:
+            table = self._grid([list(line) for line in zip(*lines, strict=True)])
+        yield table
+        yield from (Text(note, style="dim") for note in self.footnotes)
+
+    def _grid(self, lines: list[list[str]]) -> rich.table.Table:
         table = rich.table.Table(title=Text(self.title), title_justify="left")
-        table.add_column("model")
-        for title in self._titles():
-            table.add_column(Text(title), justify="right")
-        for row in self.rows:
-            table.add_row(Text(row.model), *map(Text, self._texts(row)))
-        return Group(table, *(Text(note, style="dim") for note in self.footnotes))
+        for place, title in enumerate(lines[0]):
+            table.add_column(Text(title), justify="right" if place else "left")
+        for line in lines[1:]:
+            table.add_row(*map(Text, line))
+        return table
 
     def markdown(self) -> str:
         head = _bar(["model", *self._titles()], _plain)
@@ -126,7 +134,7 @@ class Table:
     def latex(self) -> str:
         r"""A ``table`` for a document with ``\usepackage{booktabs}``; names that are not Latin need LuaLaTeX."""
         lines = [[row.model, *self._texts(row)] for row in self.rows]
-        body = [" & ".join(map(_latex, line)) + r" \\" for line in [["model", *self._titles()], *lines]]
+        body = [_ampersands(line) for line in [["model", *self._titles()], *lines]]
         notes = [r"\par\footnotesize " + _latex(note) for note in self.footnotes]
         return "\n".join([
             r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.title)}}}",
@@ -203,6 +211,11 @@ def _mark(cell: Cell) -> str:
 
 def _bar(cells: list[str], escape: Callable[[str], str]) -> str:
     return "| " + " | ".join(map(escape, cells)) + " |"
+
+
+def _ampersands(cells: list[str]) -> str:
+    line = " & ".join(map(_latex, cells)) + r" \\"
+    return "{}" + line if line[0] in "[*" else line  # after the end of a line LaTeX would take these as its own
 
 
 def _plain(text: str) -> str:
