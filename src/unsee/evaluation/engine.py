@@ -24,6 +24,7 @@ from unsee.evaluation.cache import Cache, key
 from unsee.evaluation.pictures import Album, Encoded, Encoder
 from unsee.evaluation.plain import Plain, agrees, options, shown, worded
 from unsee.evaluation.rounds import Ask, answered
+from unsee.finetune import Tutor
 from unsee.progress import say
 from unsee.vision.module import Visual, load_full
 from unsee.vision.patch import fingerprint
@@ -118,15 +119,7 @@ class TransformersEngine:
         return [[Likelihood(tuple(scores), tuple(hits)) for scores, hits in turns] for turns in found]
 
     def _ask(self, title: str, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]], work: Any) -> list[Any]:
-        pictures = iter(self.album.add([p.image for p in prompts if p.image is not None]))
-        size = cache(partial(image_tokens, self.processor))
-        asks = []
-        for prompt, of in zip(prompts, answers, strict=True):
-            text, picture = worded(self.processor, prompt), next(pictures) if prompt.image is not None else None
-            length = len(self.tutor.read(text)) + sum(len(self.tutor.answer(a)) for a in of)
-            if picture:
-                length += size(picture.size)
-            asks.append(Ask(text, picture.digest if picture else "", of, length))
+        asks = asks_of(self.tutor, self.album, prompts, answers)
         return answered(asks, self.batch, partial(self._work, work), self.cache, lambda: self.identity, title)
 
     @torch.no_grad()
@@ -187,6 +180,20 @@ class TransformersEngine:
         if not able:
             say(f"a {self.model.config.model_type} cannot be asked the fast way: {otherwise}")
         return able
+
+
+def asks_of(tutor: Tutor, album: Album, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]]) -> list[Ask]:
+    """``prompts`` as the model reads them; their images are opened, and known in ``album`` from now on."""
+    pictures = iter(album.add([p.image for p in prompts if p.image is not None]))
+    size = cache(partial(image_tokens, tutor.processor))
+    asks = []
+    for prompt, of in zip(prompts, answers, strict=True):
+        text, picture = worded(tutor.processor, prompt), next(pictures) if prompt.image is not None else None
+        length = len(tutor.read(text)) + sum(len(tutor.answer(a)) for a in of)
+        if picture:
+            length += size(picture.size)
+        asks.append(Ask(text, picture.digest if picture else "", of, length))
+    return asks
 
 
 def _sizes(part: list[Ask], seen: list[Encoded]) -> list[int]:
