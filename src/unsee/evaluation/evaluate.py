@@ -14,8 +14,8 @@ from unsee.evaluation.protocols.plan import Ask, Figure, Item, Items, Protocol, 
 from unsee.evaluation.table import Cell, Row, Table
 
 VANILLA = "vanilla"
-TESTED = "p: of the change since vanilla on the same questions, whole concepts swapped; Holm-corrected over all figures."
-    "p: of the difference from vanilla on the same questions, whole concepts swapped, Holm-corrected over the figures."
+TESTED = (
+    "p: of the change since vanilla on the same questions, whole concepts swapped; Holm-corrected over all figures."
 )
 
 

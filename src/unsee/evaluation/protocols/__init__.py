@@ -7,6 +7,7 @@ from typing import Literal
 
 from unsee.data.benchmark import Benchmark
 from unsee.errors import UnseeError, nearest
+from unsee.evaluation.metrics import Names
 from unsee.evaluation.protocols import clear, mllmu, strict, umu
 from unsee.evaluation.protocols.plan import Protocol
 
@@ -22,7 +23,8 @@ OFFICIAL = {
 def protocol_for(name: str, benchmark: Benchmark) -> Protocol:
     """The protocol of that name for this benchmark."""
     if name == "strict":
-        grade = partial(strict.grade, names=strict.names(benchmark))
+        own = strict.names(benchmark)
+        grade = partial(strict.grade, own=own, names=Names(own.values()))
         return Protocol(strict.asks, grade, strict.report, strict.MENDS, strict.LEGEND)
     if name != "official":
         raise UnseeError(f"protocol '{name}'. {nearest(name, ('official', 'strict'))}")

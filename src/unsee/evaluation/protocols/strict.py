@@ -24,7 +24,7 @@ BLANK = "Fill in the blank: {question}"
 LONG = 5  # words: a longer answer is a sentence, which is seldom said again to the word
 
 LEGEND = (
-    "right: the free answer holds the truth. eligible: only what vanilla answers rightly in the same wording.",
+    "right: the free answer holds the truth. of eligible: only what vanilla answers rightly in the same wording.",
     "choice: the true answer is the likeliest of those scored. probability: of the true answer, geometric mean over "
     "its tokens.",
     "truth ratio: p(true) / (p(true) + mean p(wrong)); 0.5 no preference (arXiv 2506.12618).",
@@ -61,10 +61,10 @@ def asks(benchmark: Benchmark, setting: Setting) -> list[Ask]:
     return put
 
 
-def names(benchmark: Benchmark) -> Names:
-    """Of everybody in the benchmark: what is right where it is asked who it is."""
+def names(benchmark: Benchmark) -> dict[str, str]:
+    """Concept → name, of everybody of whom it is asked or taught who they are."""
     asked = [entry.question for entry in (*benchmark.entries, *benchmark.shots)] + list(benchmark.taught)
-    return Names({question.answer for question in asked if question.kind == "identity"})
+    return {question.concept: question.answer for question in asked if question.kind == "identity"}
 
 
 def _question(entry: Entry) -> str:
@@ -92,12 +92,14 @@ def _wrong(entry: Entry, others: Sequence[str], setting: Setting) -> list[str]:
     return setting.chance("wrong", entry.id).sample(pool, min(WRONG, len(pool)))
 
 
-def grade(ask: Ask, given: str, likelihoods: Sequence[Likelihood], setting: Setting, names: Names) -> dict[str, float]:
-    """Of the free answer, and of the likelihoods of the true answer and the wrong ones."""
-    truth = ask.entry.question.answer
+def grade(
+    ask: Ask, given: str, likelihoods: Sequence[Likelihood], setting: Setting, own: Mapping[str, str], names: Names
+) -> dict[str, float]:
+    """Of the free answer, and of the likelihoods of the true answer and the wrong ones. ``own``: concept → name."""
+    truth, concept = ask.entry.question.answer, ask.entry.question.concept
     scores = {
         "accuracy": float(_right(truth, given)),
-        "misnamed": float(bool(names.others(given, truth))),
+        "misnamed": float(bool(names.others(given, own.get(concept, truth)))),
         "probability": metrics.probability(likelihoods[0]),
         "extraction": metrics.extraction_strength(likelihoods[0]),
         "memorised": metrics.exact_memorisation(likelihoods[0]),
@@ -121,7 +123,7 @@ def report(models: Mapping[str, Items], name: str, setting: Setting) -> list[Fig
     return [
         *figures.success(items),
         *_by_modality(items, "right"),
-        *(_by_modality(_eligible(items, models["vanilla"]), "right, eligible") if "vanilla" in models else ()),
+        *(_by_modality(_eligible(items, models["vanilla"]), "right of eligible") if "vanilla" in models else ()),
         *_close(forgotten),
         *(_against_gold(forgotten, models["gold"], setting) if "gold" in models else ()),
     ]
