@@ -1,0 +1,117 @@
+"""Figures of lmms-eval are asked for and read as it has them; it really runs where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from unsee.errors import UnseeError
+from unsee.evaluation import utility as module
+from unsee.evaluation.utility import TASKS, merge, utility
+
+HERE = Path(__file__).parent / "lmms_tasks"
+INSTALLED = importlib.util.find_spec("lmms_eval") is not None
+WRITTEN = {
+    "results": {
+        "mme": {
+            "alias": "mme",
+            "mme_perception_score,none": 1510.7,
+            "mme_perception_score_stderr,none": "N/A",
+            "mme_cognition_score,none": 350,
+        },
+        "scienceqa_img": {
+            "alias": "scienceqa_img", "exact_match,none": 0.7, "exact_match_stderr,none": 0.01,
+            "exact_match,flexible": 0.8, "exact_match_stderr,flexible": "N/A", "submission,none": None,
+            "odd,none": float("nan"), " ": " ",
+        },
+    },
+}  # fmt: skip
+# A stand-in for the command: it writes what lmms-eval writes, where it writes it, or fails as it fails.
+SCRIPT = """#!{python}
+import json, pathlib, sys
+args = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+pathlib.Path({asked!r}).write_text(json.dumps(args))
+if {fails}:
+    print("\\x1b[31m2026 | ERROR\\x1b[0m | Error during evaluation: no such data. Please set `--verbosity=DEBUG` to")
+else:
+    folder = pathlib.Path(args["--output_path"]) / "tiny__llava"
+    folder.mkdir()
+    (folder / "20260101_000000_results.json").write_text({written!r})
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Makes a stand-in for Python that answers to ``-m lmms_eval``; returns what it was asked."""
+    asked, python = tmp_path / "asked.json", sys.executable
+
+    def make(fails: bool = False) -> Path:
+        script = tmp_path / "python"
+        text = SCRIPT.format(python=python, asked=str(asked), fails=fails, written=json.dumps(WRITTEN))
+        script.write_text(text)
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(module.sys, "executable", str(script))
+        monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name)
+        return asked
+
+    return make
+
+
+def test_figures_are_read_with_their_errors(stand_in, checkpoints):
+    asked = stand_in()
+    found = utility(checkpoints["llava"], ["mme", "scienceqa"])
+    assert found == {
+        "mme": {
+            "mme_perception_score": {"value": 1510.7, "stderr": None},
+            "mme_cognition_score": {"value": 350.0, "stderr": None},
+        },
+        "scienceqa": {
+            "exact_match": {"value": 0.7, "stderr": 0.01},
+            "exact_match (flexible)": {"value": 0.8, "stderr": None},
+        },
+    }
+    args = json.loads(asked.read_text())
+    assert args["--model"] == "llava_hf" and args["--tasks"] == "mme,scienceqa_img"
+    assert args["--model_args"] == f"pretrained={checkpoints['llava'].resolve()}"
+
+
+def test_what_fails_is_told(stand_in, checkpoints):
+    stand_in(fails=True)
+    with pytest.raises(
+        UnseeError, match="lmms-eval failed: no such data. Its command was: -m lmms_eval --model qwen2_vl"
+    ):
+        utility(checkpoints["qwen2_vl"], ["pope"])
+    stand_in()
+    with pytest.raises(UnseeError, match="no figures of pope"):
+        utility(checkpoints["llava"], ["pope"])
+
+
+def test_tasks_that_are_not_there(stand_in, checkpoints, monkeypatch):
+    stand_in()
+    with pytest.raises(UnseeError, match="Did you mean 'mmbench'"):
+        utility(checkpoints["llava"], ["mmbensh"])
+    with pytest.raises(UnseeError, match="has no task cmmlu"):
+        utility(checkpoints["llava"], ["cmmlu"])
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UnseeError, match=r"pip install 'unsee\[utility\]'"):
+        utility(checkpoints["llava"], ["mme"])
+
+
+def test_figures_are_put_into_ours(tmp_path):
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps({"forget": 0.1, "utility": {"pope": {"a": {"value": 1.0, "stderr": None}}}}))
+    merge(file, {"mme": {"b": {"value": 2.0, "stderr": 0.5}}})
+    assert json.loads(file.read_text()) == {
+        "forget": 0.1,
+        "utility": {"pope": {"a": {"value": 1.0, "stderr": None}}, "mme": {"b": {"value": 2.0, "stderr": 0.5}}},
+    }
+    for text in ("no json", "[1]"):
+        file.write_text(text)
+        with pytest.raises(UnseeError, match="is no file of results"):
+            merge(file, {})
+    assert set(TASKS) == {"mme", "pope", "mmbench", "scienceqa", "mmmu", "mmlu"}
