@@ -90,7 +90,9 @@ def test_the_same_likelihoods_cannot_be_told_apart() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=60).tolist()
     got = auc(values, values, whose(values), whose(values))
-    assert (got["value"], got["score"]) == (0.5, 1)
+    assert (got["low"], got["value"], got["high"], got["score"]) == (0.5, 0.5, 0.5, 1)  # whichever concepts are drawn
+    same = auc([1.0, 1.0], [1.0, 1.0], ["a", "b"], ["c", "d"])
+    assert (same["low"], same["value"], same["high"]) == (0.5, 0.5, 0.5)
 
 
 def test_the_interval_draws_concepts_and_is_repeatable() -> None:

@@ -156,7 +156,9 @@ def test_an_answer_of_no_tokens_is_refused() -> None:
             measure(Likelihood((), ()))
 
 
-NAMES = Names(["Alba Ashafel", "Bel Ostford", "Guinea", "Papua New Guinea", "Niger", "José Núñez", "山田 太郎"])
+NAMES = Names(
+    ["Alba Ashafel", "Bel Ostford", "Guinea", "Papua New Guinea", "Niger", "Niger Delta", "José Núñez", "山田 太郎"]
+)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ NAMES = Names(["Alba Ashafel", "Bel Ostford", "Guinea", "Papua New Guinea", "Nig
         ("alba ASHAFEL or Bel  Ostford, or Bel Ostford", "", ["Alba Ashafel", "Bel Ostford"]),
         ("Bel Ostford and Alba Ashafel", "Alba Ashafel", ["Bel Ostford"]),
         ("Bel Ostford's sister", "", ["Bel Ostford"]), ("(Bel Ostford)", "", ["Bel Ostford"]), ("Bel", "", []),
-        ("Bel of Ostford", "", []), ("Nigeria", "", []), ("Niger!", "", ["Niger"]), ("Guinea-Bissau", "", []),
+        ("Bel of Ostford", "", []), ("Nigeria", "", []), ("Niger!", "", ["Niger"]), ("in Niger Delta", "", ["Niger Delta"]), ("Guinea-Bissau", "", []),
         ("the flag of Papua New Guinea", "", ["Papua New Guinea"]),
         ("the flag of Papua New Guinea", "Papua New Guinea", []),
         ("the flag of Papua New Guinea", "Guinea", ["Papua New Guinea"]),

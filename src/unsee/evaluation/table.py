@@ -154,7 +154,7 @@ class Table:
         return out.getvalue()
 
     def json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
     def read(cls, text: str) -> Table:
