@@ -53,6 +53,16 @@ class Row:
     turns: list[tuple[list[int], list[int]]]  # prompt tokens, answer tokens
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Rows [n, T]. ``block``: 0 for the prefix, k for turn k, -1 for padding. ``positions``: [n, T], or [3, n, T]."""
+
+    ids: Tensor
+    labels: Tensor
+    block: Tensor
+    positions: Tensor
+
+
 def chat(processor: Any, question: str, image: bool) -> str:
     """The question in the model's own chat format, ready for its answer."""
     content: list[dict[str, str]] = [{"type": "image"}] if image else []
@@ -66,7 +76,7 @@ class Tutor:
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.tokenizer = model, processor.tokenizer
         self.processor = processor
-        self.image_token = getattr(model.config, "image_token_id", None)
+        self.image_token: Any = getattr(model.config, "image_token_id", None)
         self.end = self.tokenizer.eos_token_id
         self.pad = self.end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         self._cache: dict[tuple[str, bool], list[int]] = {}
@@ -105,11 +115,22 @@ class Tutor:
 
     def batch(self, rows: Sequence[Row], grid: Tensor | None = None) -> dict[str, Tensor]:
         """Right-padded rows: input ids, labels, a 4-D mask, positions that restart after the prefix for each turn."""
+        packed = self.pack(rows, grid)
+        mask = _mask(packed.block)
+        return {
+            "input_ids": packed.ids,
+            "labels": packed.labels,
+            "attention_mask": mask,
+            "position_ids": packed.positions,
+        }
+
+    def pack(self, rows: Sequence[Row], grid: Tensor | None = None) -> Packed:
+        """``rows`` side by side, padded on the right."""
         lengths = [len(r.prefix) + sum(len(p) + len(a) for p, a in r.turns) for r in rows]
         n, t = len(rows), max(lengths)
         ids = torch.full((n, t), self.pad)
         labels = torch.full((n, t), IGNORED)
-        block = torch.full((n, t), -1)  # 0: the prefix; k: turn k; -1: padding
+        block = torch.full((n, t), -1)
         position = torch.zeros((n, t), dtype=torch.long)
         for i, row in enumerate(rows):
             at = len(row.prefix)
@@ -127,7 +148,7 @@ class Tutor:
                 at = end
         inner = getattr(self.model, "model", self.model)
         positions = self._rope(ids, block, position, grid) if hasattr(inner, "get_rope_index") else position
-        return {"input_ids": ids, "labels": labels, "attention_mask": _mask(block), "position_ids": positions}
+        return Packed(ids, labels, block, positions)
 
     def _rope(self, ids: Tensor, block: Tensor, position: Tensor, grid: Tensor | None) -> Tensor:
         """Three-dimensional positions (Qwen2-VL): an image spans a grid, text goes on from its largest side."""

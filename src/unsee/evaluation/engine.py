@@ -22,7 +22,8 @@ from unsee.evaluation.answer import greedy, likelihoods
 from unsee.evaluation.ask import Engine, Likelihood, Prompt
 from unsee.evaluation.cache import Cache, key
 from unsee.evaluation.pictures import Album, Encoded, Encoder
-from unsee.evaluation.plain import Plain, agrees, options, shown, worded
+from unsee.evaluation.plain import Plain, agrees, options, packed_rows, shown, worded
+from unsee.evaluation.reading import read
 from unsee.evaluation.rounds import Ask, answered
 from unsee.finetune import Tutor
 from unsee.progress import say
@@ -131,20 +132,28 @@ class TransformersEngine:
             raise UnseeError(f"no memory for {len(part)} prompts at once. Lower --batch (now {self.batch}).") from error
 
     def _generate(self, tokens: int, part: list[Ask]) -> list[str]:
-        if part[0].picture and not self._shares:
+        if self._packs:
+            return self._packed(tokens, part)
+        if part[0].picture and not self._pads:
             return [self.plain.generate(ask.text, self.album[ask.picture].image.load(), tokens) for ask in part]
         seen = self._seen(part)
-        rows = [
-            self.tutor.spread(self.tutor.read(ask.text), n) for ask, n in zip(part, _sizes(part, seen), strict=True)
-        ]
+        sizes = [len(e.features) for e in seen] or [0] * len(part)
+        rows = [self.tutor.spread(self.tutor.read(ask.text), n) for ask, n in zip(part, sizes, strict=True)]
         return greedy(self.model, self.tutor, rows, *shown(self.model, seen), tokens)
 
+    def _packed(self, tokens: int, part: list[Ask]) -> list[str]:
+        texts, names = [ask.text for ask in part], [ask.picture for ask in part]
+        rows, order, images = packed_rows(self.tutor, texts, names, self._seen(part))
+        said = dict(zip(order, read(self.model, self.tutor, rows, *shown(self.model, images), tokens), strict=True))
+        return [said[i] for i in range(len(part))]
+
     def _score(self, part: list[Ask]) -> list[list[tuple[list[float], list[bool]]]]:
-        if not self._packs:
+        if not self._scores:
             return [self._one_by_one(ask) for ask in part]
         full = [ask for ask in part if ask.answers]
         seen = self._seen(full)
-        rows = [options(self.tutor, ask.text, n, ask.answers) for ask, n in zip(full, _sizes(full, seen), strict=True)]
+        sizes = [len(e.features) for e in seen] or [0] * len(full)
+        rows = [options(self.tutor, ask.text, n, ask.answers) for ask, n in zip(full, sizes, strict=True)]
         turns = iter(likelihoods(self.model, self.tutor, rows, *shown(self.model, seen)) if rows else [])
         return [[_listed(s[:-1], h[:-1]) for s, h in next(turns)] if ask.answers else [] for ask in part]
 
@@ -165,21 +174,30 @@ class TransformersEngine:
             return None
 
     @cached_property
-    def _shares(self) -> bool:
-        """Whether features computed apart give the answers that pixels give."""
-        return self._checked(False, "each question is asked alone, with its image's pixels")
+    def _packs(self) -> bool:
+        """Whether questions side by side in one row are answered as each alone is."""
+        return agrees(self.plain, self._other_encoder, "packed")
 
     @cached_property
-    def _packs(self) -> bool:
-        """Whether answers side by side in one row are scored as each alone is."""
-        return self._checked(True, "each answer is scored alone, with its image's pixels")
+    def _pads(self) -> bool:
+        """Whether features computed apart give the answers that pixels give."""
+        return self._told("padded", "each question is asked alone, with its image's pixels")
 
-    def _checked(self, by_scores: bool, otherwise: str) -> bool:
-        encoder = Encoder(self._encoder.visual) if self._encoder else None  # what is drawn for the check counts nowhere
-        able = agrees(self.plain, encoder, by_scores)
+    @cached_property
+    def _scores(self) -> bool:
+        """Whether answers side by side in one row are scored as each alone is."""
+        return self._told("scores", "each answer is scored alone, with its image's pixels")
+
+    def _told(self, way: str, otherwise: str) -> bool:
+        able = agrees(self.plain, self._other_encoder, way)
         if not able:
             say(f"a {self.model.config.model_type} cannot be asked the fast way: {otherwise}")
         return able
+
+    @cached_property
+    def _other_encoder(self) -> Encoder | None:
+        """For what is drawn to check the model, which counts nowhere."""
+        return Encoder(self._encoder.visual) if self._encoder else None
 
 
 def asks_of(tutor: Tutor, album: Album, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]]) -> list[Ask]:
@@ -194,10 +212,6 @@ def asks_of(tutor: Tutor, album: Album, prompts: Sequence[Prompt], answers: Sequ
             length += size(picture.size)
         asks.append(Ask(text, picture.digest if picture else "", of, length))
     return asks
-
-
-def _sizes(part: list[Ask], seen: list[Encoded]) -> list[int]:
-    return [len(e.features) for e in seen] if seen else [0] * len(part)
 
 
 def _listed(scores: Tensor, hits: Tensor) -> tuple[list[float], list[bool]]:

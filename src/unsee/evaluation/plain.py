@@ -5,7 +5,7 @@ It also says whether a model may be asked the fast way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from unsee.errors import UnseeError
 from unsee.evaluation.answer import likelihoods, padded, placed
 from unsee.evaluation.ask import Prompt
 from unsee.evaluation.pictures import Encoded, Encoder, Picture
+from unsee.evaluation.reading import Reader, shared_rows
 from unsee.finetune import Row, Tutor, chat
 from unsee.vision.families import family_of
 
@@ -118,33 +119,45 @@ def sketches() -> list[Drawn]:
 
 
 @torch.no_grad()
-def agrees(plain: Plain, encoder: Encoder | None, by_scores: bool) -> bool:
-    """Whether the fast way gives what the plain one gives on two drawn images: greedy answers, or ``by_scores``.
+def agrees(plain: Plain, encoder: Encoder | None, way: str) -> bool:
+    """Whether a faster way gives what the plain one gives of two drawn images.
 
-    Fast: features computed apart, rows padded to one batch, several answers in one row.
+    ``way``: ``packed``, questions on an image in one row; ``padded``, each in its own row of a batch, its image's
+    features computed apart; ``scores``, several answers to a question in one row.
     """
     if encoder is None or plain.tutor.image_token is None:
         return False
     drawn = sketches()
     raw = not plain.processor.chat_template
-    asked = [Prompt(f"{MARK} {text}" if raw else text, d, raw) for text, d in zip(CHECKED, drawn, strict=True)]
-    texts = [worded(plain.processor, prompt) for prompt in asked]
-    compare: Callable[..., bool] = _same_scores if by_scores else _same_steps
+    asked = [Prompt(f"{MARK} {text}" if raw else text, d, raw) for d in drawn for text in CHECKED]
+    texts, images = [worded(plain.processor, prompt) for prompt in asked], [d.image for d in drawn for _ in CHECKED]
+    compare = {"packed": _same_packed, "padded": _same_padded, "scores": _same_scores}[way]
     try:
-        seen = encoder.encode([Picture(d.id, d.image.size, d) for d in drawn])
-        return compare(plain, texts, [d.image for d in drawn], seen)
+        seen = encoder.encode([Picture(d.id, d.image.size, d) for d in drawn for _ in CHECKED])
+        return compare(plain, texts, images, seen)
     except UNABLE:
         return False
 
 
-def _same_steps(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
-    """Logits of two steps; of the second only where both said the same first."""
+def _same_packed(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
+    """Of the first two tokens, the second after the one that the plain way gives."""
+    theirs = [_steps(plain.model, plain.inputs(t, i)) for t, i in zip(texts, images, strict=True)]
+    rows, order, first = packed_rows(plain.tutor, texts, [f"{id(e)}" for e in seen], seen)
+    reader = Reader(plain.model, plain.tutor, rows, *shown(plain.model, first))
+    ours, turns = [reader.logits], [n for n, i in enumerate(order) if len(theirs[i]) > 1]
+    if turns:
+        ours.append(reader.step(turns, [int(theirs[order[n]][0].argmax()) for n in turns]))
+    wanted = [theirs[i][0] for i in order] + [theirs[order[n]][1] for n in turns]
+    return _near(torch.cat(ours).cpu(), torch.cat(wanted), plain.model.dtype)
+
+
+def _same_padded(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
+    """Of the first two tokens, the second only where both ways gave the same first."""
     tutor, model = plain.tutor, plain.model
     rows = [tutor.spread(tutor.read(t), len(e.features)) for t, e in zip(texts, seen, strict=True)]
     ours = _steps(model, padded(model, tutor, rows, *shown(model, seen)))
-    theirs = [_steps(model, plain.inputs(t, i)) for t, i in zip(texts, images, strict=True)]
-    for row, other in enumerate(theirs):
-        a, b = ours[:, row], other[:, 0]
+    for row, (text, image) in enumerate(zip(texts, images, strict=True)):
+        a, b = ours[:, row], _steps(model, plain.inputs(text, image))[:, 0]
         last = min(len(a), len(b)) if a[0].argmax() == b[0].argmax() else 1
         if not _near(a[:last], b[:last], model.dtype):
             return False
@@ -152,9 +165,9 @@ def _same_steps(plain: Plain, texts: list[str], images: list[PIL.Image.Image], s
 
 
 def _steps(model: Any, inputs: dict[str, Any]) -> Tensor:
-    """Logits [steps, rows, vocabulary] of at most two greedy steps."""
-    settings = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    return torch.stack(model.generate(**inputs, **settings).logits).float().cpu()
+    """Scores [steps, rows, vocabulary] of at most two greedy steps, after all that the model's own settings change."""
+    settings = {"max_new_tokens": 2, "do_sample": False, "output_scores": True, "return_dict_in_generate": True}
+    return torch.stack(model.generate(**inputs, **settings).scores).float().cpu()
 
 
 def _same_scores(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
@@ -180,3 +193,16 @@ def options(tutor: Tutor, text: str, image_tokens: int, answers: Sequence[str]) 
     """A row in which every answer follows the prompt's last token, and all else of the prompt is shared."""
     ids = tutor.spread(tutor.read(text), image_tokens)
     return Row(ids[:-1], [([ids[-1]], tutor.answer(answer)) for answer in answers])
+
+
+def packed_rows(
+    tutor: Tutor, texts: Sequence[str], names: Sequence[str], seen: Sequence[Encoded]
+) -> tuple[list[Row], list[int], list[Encoded]]:
+    """Prompts as few rows; the prompt of each turn; the image of each row. ``seen``: of each prompt, or none at all."""
+    prompts = []
+    for n, (text, name) in enumerate(zip(texts, names, strict=True)):
+        ids, size = tutor.read(text), len(seen[n].features) if seen else 0
+        prompts.append((name, tutor.spread(ids, size), ids.index(tutor.image_token) + size if seen else 0))
+    rows, order = shared_rows(prompts)
+    firsts = [sum(len(row.turns) for row in rows[:n]) for n in range(len(rows))]
+    return rows, order, [seen[order[first]] for first in firsts] if seen else []

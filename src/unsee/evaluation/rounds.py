@@ -14,8 +14,6 @@ from unsee import processes
 from unsee.evaluation.cache import Cache, key
 from unsee.progress import progress
 
-ROUND = 4  # batches of images whose features are in memory together: enough to sort their prompts by length
-
 
 @dataclass(frozen=True)
 class Ask:
@@ -30,29 +28,25 @@ class Ask:
 Work = Callable[[list[Ask]], list[Any]]  # answers to one batch, as values of JSON
 
 
-def plan(asks: Sequence[Ask], batch: int) -> list[list[list[int]]]:
-    """Rounds of batches of indices, the longest first, so that memory that does not suffice fails at once.
+def plan(asks: Sequence[Ask], batch: int) -> list[list[int]]:
+    """Batches of indices, the longest first, so that memory that does not suffice fails at once.
 
-    All that is asked about an image is in one round. A batch has images or none.
+    What is asked about an image stays together, for it is read once; a batch has images or none.
     """
-    rounds: list[list[int]] = []
+    batches: list[list[int]] = []
     for images in (True, False):
         groups: dict[str | int, list[int]] = {}
-        for i, ask in enumerate(asks):
+        for i, ask in sorted(enumerate(asks), key=lambda pair: -pair[1].length):
             if bool(ask.picture) == images:
                 groups.setdefault(ask.picture or i, []).append(i)
-        some: list[int] = []
-        for group in sorted(groups.values(), key=lambda g: -max(asks[i].length for i in g)):
-            if some and len(some) + len(group) > ROUND * batch:
-                rounds.append(some)
-                some = []
-            some = some + group
-        rounds += [some] if some else []
-    return [_cut(sorted(some, key=lambda i: -asks[i].length), batch) for some in rounds]
-
-
-def _cut(some: list[int], batch: int) -> list[list[int]]:
-    return [some[start : start + batch] for start in range(0, len(some), batch)]
+        full = batch
+        for piece in (g[at : at + batch] for g in groups.values() for at in range(0, len(g), batch)):
+            if full + len(piece) > batch:
+                batches.append([])
+                full = 0
+            batches[-1] += piece
+            full += len(piece)
+    return batches
 
 
 def answered(
@@ -60,13 +54,13 @@ def answered(
 ) -> list[Any]:
     """What ``work`` says to each of ``asks``. ``title``: the settings of the work, which belong to a cached answer.
 
-    Of several processes each does whole rounds, and all have all answers in the end.
+    Of several processes each does whole batches, and all have all answers in the end.
     """
     once = list(dict.fromkeys(asks))
     found: dict[int, Any] = {}
     with processes.alike(), progress(title, len(once)) as tick:
-        for number, batches in enumerate(plan(once, batch)):
-            for part in batches if processes.mine(number) else ():
+        for number, part in enumerate(plan(once, batch)):
+            if processes.mine(number):
                 said = _kept([once[i] for i in part], work, cache, identity, title)
                 found |= zip(part, said, strict=True)
                 tick(min(len(found) * processes.count(), len(once)))
