@@ -1,0 +1,289 @@
+"""A benchmark's tables as the Hugging Face hub has them: a folder of parquet files per config, or a name on the hub.
+
+``CONFIG/train-00000-of-00001.parquet``, its shards, ``CONFIG/train/0000.parquet`` and both of them under ``data/`` are
+read alike. Images stay encoded, in a memory-mapped file of ``datasets``, until somebody looks at them.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unsee.data.images import BadImage, decode
+from unsee.data.tables import SHOWN
+from unsee.errors import UnseeError
+
+LFS = b"version https://git-lfs"
+AGAIN = "Download it again."
+KINDS = {"image": "an image", "images": "a list of images", "text": "text", "texts": "a list of texts"}
+
+Columns = Mapping[str, str]  # name → image, images, text, texts or any
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, where, and what to do. ``row``: an ID or a number; empty: of the whole config.
+
+    ``minor``: reading goes on, without the question if it cannot be asked.
+    """
+
+    config: str
+    row: str
+    what: str
+    todo: str
+    minor: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.config}{f', row {self.row}' if self.row else ''}: {self.what}. {self.todo}"
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image in a table, decoded when it is asked for. ``id``: ``benchmark/person/hash``, ``place``: where it is."""
+
+    id: str
+    place: str
+    table: Table = field(repr=False, compare=False)
+    row: int = field(repr=False, compare=False)
+    column: str = field(repr=False, compare=False)
+    number: int = field(default=0, repr=False, compare=False)
+
+    def bytes(self) -> bytes:
+        return self.table.encoded(self.row, self.column)[self.number]
+
+    def load(self) -> PIL.Image.Image:
+        try:
+            return decode(self.bytes())
+        except BadImage as error:
+            raise BadImage(Path(self.place), error.reason) from error
+
+
+class Table:
+    """One config. ``rows``: its columns but images, as Python values."""
+
+    def __init__(self, config: str, data: datasets.Dataset) -> None:
+        self.config = config
+        for name, feature in data.features.items():
+            if _kind(feature) in ("image", "images"):
+                raw = datasets.Image(decode=False)
+                data = data.cast_column(name, raw if _kind(feature) == "image" else datasets.List(raw))
+        self._data = data
+        self.kinds = {name: _kind(feature) for name, feature in data.features.items()}
+        self._pictures = {n: data.select_columns([n]) for n, kind in self.kinds.items() if kind in ("image", "images")}
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @cached_property
+    def rows(self) -> list[Values]:
+        texts = [name for name, kind in self.kinds.items() if kind not in ("image", "images")]
+        return list(self._data.select_columns(texts)) if texts else [{} for _ in range(len(self))]
+
+    def encoded(self, row: int, column: str) -> list[bytes]:
+        """The files in an image column; none where the cell is empty."""
+        value = self._pictures[column][row][column]
+        cells = value if isinstance(value, list) else [value] if value else []
+        return [(cell or {}).get("bytes") or b"" for cell in cells]
+
+
+class Source:
+    """All configs of one benchmark, and what was found wrong while they were read."""
+
+    def __init__(self, benchmark: str, where: str, revision: str | None = None) -> None:
+        self.benchmark, self.where, self.revision = benchmark, where, revision
+        self.findings: dict[Finding, None] = {}  # in order, each once
+        self._tables: dict[str, Table | None] = {}
+        self.asked: dict[tuple[str, ...], str] = {}  # what was asked, and by which entry
+        self._seen: dict[str, StoredImage] = {}
+
+    @cached_property
+    def configs(self) -> list[str]:
+        if Path(self.where).is_dir():
+            return sorted({name for folder in self._folders for name in _subfolders(folder)} - {"data"})
+        with _hub(self.where):
+            return datasets.get_dataset_config_names(self.where, revision=self.revision)
+
+    @property
+    def _folders(self) -> list[Path]:
+        return [folder for folder in (Path(self.where), Path(self.where) / "data") if folder.is_dir()]
+
+    def report(self, config: str, row: Any, what: str, todo: str, minor: bool = False) -> None:
+        self.findings[Finding(config, str(row), what, todo, minor)] = None
+
+    def refuse(self) -> None:
+        """One error that lists all that reading stumbled over, if anything was."""
+        bad = [str(finding) for finding in self.findings if not finding.minor]
+        if bad:
+            more = [f"… and {len(bad) - SHOWN} more: unsee data check {self.where}"] if len(bad) > SHOWN else []
+            head = f"{self.where} cannot be read as {self.benchmark}, {len(bad)} error(s):"
+            raise UnseeError("\n  ".join([head, *bad[:SHOWN], *more]))
+
+    def has(self, config: str, column: str) -> bool:
+        table = self.table(config) if config in self.configs else None
+        return table is not None and column in table.kinds
+
+    def open(self, config: str, columns: Columns) -> Table | None:
+        """A config that must be there, with columns of these kinds; what is missing is reported."""
+        if config not in self.configs:
+            found = ", ".join(self.configs) or "no config at all"
+            self.report(config, "", f"the config is missing; found: {found}", "Download the whole repository.")
+            return None
+        table = self.table(config)
+        if table is None:
+            return None
+        faults = [fault for name, kind in columns.items() if (fault := _fault(table, name, kind))]
+        for fault in faults:
+            self.report(config, "", fault, f"The columns needed: {', '.join(columns)}. Is it another version?")
+        return None if faults else table
+
+    def table(self, config: str) -> Table | None:
+        if config not in self._tables:
+            self._tables[config] = self._read(config)
+        return self._tables[config]
+
+    def _read(self, config: str) -> Table | None:
+        if not Path(self.where).is_dir():
+            with _hub(self.where), quiet():
+                return Table(config, datasets.load_dataset(self.where, config, split="train", revision=self.revision))
+        files = next((found for folder in self._folders if (found := _files(folder / config))), [])
+        if not files:
+            self.report(config, "", "the folder has no parquet file", AGAIN)
+            return None
+        broken = {file: why for file in files if (why := _broken(file))}
+        for file, why in broken.items():
+            self.report(config, "", f"{file.name} {why}", AGAIN)
+        return None if broken else self._table(config, files)
+
+    def _table(self, config: str, files: Sequence[Path]) -> Table | None:
+        named = [str(file) for file in files]
+        try:
+            with quiet():
+                return Table(config, datasets.load_dataset("parquet", data_files=named, split="train"))
+        except (datasets.exceptions.DatasetGenerationError, pa.ArrowException) as error:
+            self.report(config, "", f"the parquet files cannot be read: {error.__cause__ or error}", AGAIN)
+            return None
+
+    def images(self, table: Table, row: int, column: str, owner: str) -> list[StoredImage]:
+        """Those of one cell; the same bytes are the same image wherever they stand."""
+        found = table.encoded(row, column)
+        if not found:
+            todo = "What is asked about it is left out; download it again."
+            self.report(table.config, row + 1, f"the column '{column}' is empty", todo, minor=True)
+        return [self._image(table, row, column, owner, number, data) for number, data in enumerate(found)]
+
+    def _image(self, table: Table, row: int, column: str, owner: str, number: int, data: bytes) -> StoredImage:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in self._seen:
+            place = f"{table.config}, row {row + 1}, column {column}"
+            name = f"{self.benchmark}/{owner}/{digest[:12]}"
+            self._seen[digest] = StoredImage(name, place, table, row, column, number)
+        return self._seen[digest]
+
+    def parsed(self, config: str, row: Any, column: str, value: Any) -> Any:
+        """A value that may be JSON, or a Python literal, inside a string; None was reported."""
+        if value is None:
+            self.report(config, row, f"'{column}' is empty", AGAIN, minor=True)
+        if not isinstance(value, str):
+            return value
+        try:
+            return _literal(value)
+        except (ValueError, RecursionError, MemoryError) as error:
+            self.report(config, row, f"'{column}' holds no JSON: {error}; it starts {value[:40]!r}", AGAIN)
+            return None
+
+
+def _literal(text: str) -> Any:
+    """UMU-Bench's own code reads its columns as Python literals, others as JSON."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise error from None
+
+
+def _kind(feature: Any) -> str:
+    if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
+        return "image"
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        inner = _kind(feature.feature)
+        return {"image": "images", "text": "texts"}.get(inner, "any")
+    if isinstance(feature, datasets.Value):
+        return "text" if "string" in feature.dtype or "int" in feature.dtype else "any"
+    return "any"
+
+
+def _fault(table: Table, name: str, kind: str) -> str:
+    if name not in table.kinds:
+        return f"the column '{name}' is missing; found: {', '.join(table.kinds)}"
+    found = table.kinds[name]
+    if found == kind or (kind == "any" and found not in ("image", "images")):
+        return ""
+    return f"the column '{name}' holds {KINDS.get(found, 'something else')}, not {KINDS.get(kind, 'questions')}"
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _files(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*.parquet")) or sorted((folder / "train").glob("*.parquet"))
+    return [file for file in found if file.name.startswith("train")] or found
+
+
+def _broken(file: Path) -> str:
+    """Why a file is no parquet file; empty if it is one."""
+    with file.open("rb") as opened:
+        if opened.read(len(LFS)) == LFS:
+            return "is a pointer of Git LFS: run `git lfs pull` where it was cloned"
+    try:
+        pq.read_metadata(file)
+    except (pa.ArrowException, OSError) as error:
+        return f"cannot be read: {str(error).splitlines()[0]}"
+    return ""
+
+
+def repository(name: str) -> Path:
+    """The parquet files of a hub repository that is no data set, brought to the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    with _hub(name):
+        return Path(snapshot_download(name, allow_patterns="*.parquet"))
+
+
+@contextmanager
+def _hub(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnseeError(
+            f"'{name}' is no folder here, and could not be had from the hub: {why}. "
+            "Give the folder it was downloaded to, or go online."
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of ``datasets``."""
+    shown = not datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
