@@ -132,8 +132,10 @@ def test_filters_offer_what_there_is(html: str) -> None:
 
 
 def test_the_table_stands_figures_by_lines() -> None:
-    read = Read(render(page(shown())))
-    assert "right Alba ↓" in read.text and "0.8000 to 0.950" not in read.text
+    html = render(page(shown()))
+    read = Read(html)
+    assert re.findall(r'<th scope="col"[^>]*>(.*?)</th>', html) == ["Figure", "vanilla", "Alba"]
+    assert "right Alba\u00a0↓" in read.text and "0.8000 to 0.950" not in read.text
     assert "0.800 to 0.950 · n 40" in read.text and "p 0.012" in read.text and "what is right" in read.text
     bare = Read(render(Page("t", "l", [shown()])))
     assert "table" not in bare.tags and "pre" not in bare.tags

@@ -145,6 +145,16 @@ def test_original_says_what_is_not_mended(tmp_path: Path) -> None:
     assert sum(note.startswith("As published, so not mended: ") for note in metrics["notes"]) == 3
 
 
+def test_a_page_of_very_many_questions_shows_all_about_the_forgotten(monkeypatch) -> None:
+    from unsee.report import outcome as writer
+
+    whole = outcome("official", umu())
+    assert len(writer.page(whole, "").asked) == 18 and "on this page" not in writer.page(whole, "").lead
+    monkeypatch.setattr(writer, "MOST", 12)
+    page = writer.page(whole, "")
+    assert {shown.group for shown in page.asked} == {"forget", "real"} and "12 of them are on this page" in page.lead
+
+
 def test_engines_may_be_opened_one_by_one() -> None:
     opened = []
 

@@ -25,9 +25,10 @@ from unsee.files import new_file
 
 MARKS: dict[State, str] = {"correct": "✓", "incorrect": "✗", "refusal": "?", "invalid": "∅"}
 GROUPS = {
-    "forget": "Forgotten", "test": "Forgotten, in other pictures and words", "retain": "Kept",
+    "forget": "Forgotten", "test": "Forgotten, other pictures", "retain": "Kept",
     "real": "Real people", "faces": "Real faces", "world": "The real world",
 }  # fmt: skip
+NEVER_BROKEN = "\u00a0"  # a blank
 PIXELS, QUALITY = 176, 80  # longest side of a picture: some 6 kB each, a thousand of them in a page
 
 
@@ -53,6 +54,7 @@ class Shown:
     truth: str
     image: ImageRef | None
     answers: tuple[Said, ...]
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _lines(table: Table) -> list[dict[str, Any]]:
     """The table turned: a line for each figure, a column for each model, since figures are many and models few."""
     return [
         {
-            "name": f"{column.title}{ARROW[column.better]}",
+            "name": f"{column.title}{ARROW[column.better].replace(' ', NEVER_BROKEN)}",
             "cells": [_cell(column, row.cells[column.key]) if column.key in row.cells else None for row in table.rows],
         }
         for column in table.columns

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import unsee
-from unsee.data.benchmark import Benchmark, Entry
+from unsee.data.benchmark import Benchmark
 from unsee.evaluation.evaluate import VANILLA, Outcome
-from unsee.evaluation.protocols.plan import Item, lettered
+from unsee.evaluation.protocols.figures import FORGOTTEN
+from unsee.evaluation.protocols.plan import Item
 from unsee.files import new_folder, write_json
 from unsee.report.browse import Page, Said, Shown, write_browser
 
+MOST = 6000  # questions on the page: a browser holds some 20 MB of them well
 PACKAGES = ("torch", "transformers", "tokenizers", "rouge-score", "nltk", "scikit-learn", "scipy", "numpy", "Pillow")
 
 
@@ -100,12 +102,14 @@ def fingerprint(benchmark: Benchmark) -> dict[str, Any]:
 
 def page(outcome: Outcome, command: str) -> Page:
     benchmark = outcome.benchmark
-    asked = _shown(outcome)
+    everything = _shown(outcome)
+    asked = _fewer(everything)
+    shown = f" {len(asked)} of them are on this page, all in items.jsonl." if len(asked) < len(everything) else ""
     models = ", ".join(outcome.items)
     seed = {"command": command} if command else {}
     return Page(
         title=f"{benchmark.name}, {benchmark.split}",
-        lead=f"{len(asked)} questions by the {outcome.protocol} protocol, asked of {models}.",
+        lead=f"{len(everything)} questions by the {outcome.protocol} protocol, asked of {models}.{shown}",
         asked=asked,
         table=outcome.table,
         notes=how(outcome),
@@ -125,17 +129,21 @@ def _shown(outcome: Outcome) -> list[Shown]:
                 said.setdefault(entry.id, {}).setdefault((model, item.given), []).append(item)
     return [
         Shown(
-            entry.group, entry.task, entry.question.concept, _asked(entry), entry.question.answer,
+            entry.group, entry.task, entry.question.concept, entry.question.prompt, entry.question.answer,
             entry.question.image, tuple(_said(model, items) for (model, _), items in said[entry.id].items()),
+            entry.question.options,
         )
         for entry in entries.values()
     ]  # fmt: skip
 
 
-def _asked(entry: Entry) -> str:
-    """The question, and the options where there are any."""
-    options = entry.question.options
-    return "\n".join([entry.question.prompt, *([lettered(options)] if options else [])])
+def _fewer(asked: list[Shown]) -> list[Shown]:
+    """All about the forgotten; of the others as many whole concepts as fit, spread evenly over them."""
+    forgotten = sum(shown.group in FORGOTTEN for shown in asked)
+    concepts = dict.fromkeys(shown.concept for shown in asked if shown.group not in FORGOTTEN)
+    share = min(1.0, max(0, MOST - forgotten) / max(1, len(asked) - forgotten))
+    kept = {concept for place, concept in enumerate(concepts) if int((place + 1) * share) > int(place * share)}
+    return [shown for shown in asked if shown.group in FORGOTTEN or shown.concept in kept]
 
 
 def _said(model: str, items: list[Item]) -> Said:

@@ -68,31 +68,32 @@ def report(models: Mapping[str, Items], name: str, setting: Setting) -> list[Fig
     return [*figures.success(models[name]), *figures.means(models[name], SCORES)]
 
 
+Examples = dict[tuple[str, str, str], list[Entry]]
+
+
 @dataclass(frozen=True)
 class _Shots:
-    """``people``: (group, task) → whose questions are the examples. ``apart``: who is evaluated nowhere."""
+    """``shown``: (group, task, modality) → the examples. ``apart``: who is evaluated nowhere."""
 
-    source: Sequence[Entry]
-    people: Mapping[tuple[str, str], Sequence[str]]
+    shown: Examples
     apart: frozenset[str] = frozenset()
 
-    def of(self, entry: Entry) -> list[Entry]:
-        if entry.group not in WITH_SHOTS.get(entry.task, ()):
-            return []
-        return self._shown(entry)
+    def of(self, entry: Entry) -> Sequence[Entry]:
+        return self._shown(entry) if entry.group in WITH_SHOTS.get(entry.task, ()) else ()
 
     def skips(self, entry: Entry) -> bool:
         if self.apart:
             return entry.question.concept in self.apart
         return any(shot.question.concept == entry.question.concept for shot in self._shown(entry))
 
-    def _shown(self, entry: Entry) -> list[Entry]:
-        people, asked = self.people.get((entry.group, entry.task), ()), entry.question
-        return [
-            shot
-            for shot in self.source
-            if shot.task == entry.task and shot.question.modality == asked.modality and shot.question.concept in people
-        ]
+    def _shown(self, entry: Entry) -> Sequence[Entry]:
+        return self.shown.get((entry.group, entry.task, entry.question.modality), ())
+
+
+def _shown(source: Sequence[Entry], group: str, task: str, people: Sequence[str]) -> Examples:
+    """All that is asked of these people in that task, in the order of the source."""
+    shots = [shot for shot in source if shot.task == task and shot.question.concept in people]
+    return {(group, task, m): [s for s in shots if s.question.modality == m] for m in ("image", "text")}
 
 
 def _kept_apart(benchmark: Benchmark, setting: Setting) -> _Shots:
@@ -106,20 +107,21 @@ def _kept_apart(benchmark: Benchmark, setting: Setting) -> _Shots:
             f"{most} of them are needed beside those evaluated. Download Full_Set and the retain split, or use strict."
         )
     drawn = setting.chance("shots").sample(retained, most)
-    groups = {entry.group for entry in benchmark.entries}
-    people: dict[tuple[str, str], list[str]] = {
-        (group, task): drawn[:number] for group in groups for task, number in SHOTS.items()
-    }
-    return _Shots(benchmark.shots, people, frozenset(drawn))
+    shown: Examples = {}
+    for group in benchmark.groups:
+        for task, number in SHOTS.items():
+            shown |= _shown(benchmark.shots, group, task, drawn[:number])
+    return _Shots(shown, frozenset(drawn))
 
 
 def _drawn_anew(benchmark: Benchmark, setting: Setting) -> _Shots:
-    people: dict[tuple[str, str], list[str]] = {}
+    shown: Examples = {}
     for group, entries in benchmark.groups.items():
         ids = list(dict.fromkeys(entry.question.concept for entry in entries))
         for task, number in SHOTS.items():
-            people[group, task] = setting.chance("shots", group, task).sample(ids, min(number, len(ids)))
-    return _Shots(benchmark.shots, people)
+            people = setting.chance("shots", group, task).sample(ids, min(number, len(ids)))
+            shown |= _shown(benchmark.shots, group, task, people)
+    return _Shots(shown)
 
 
 def _one_picture(entries: Sequence[Entry], setting: Setting) -> list[Entry]:
