@@ -233,6 +233,7 @@ def test_clear_original_generates_without_the_image() -> None:
     blind = put["forget/1/name#blind"]
     assert blind.prompt.image is None and blind.tokens == 300 and not blind.answers
     assert blind.prompt.text == "USER: \nThe name of the person on the image is  ASSISTANT:"
+    assert put["world/6"].answers == ("Arden", "Arden", *CITIES)  # the right option among the wrong ones
     assert put["forget/1/qa"].tokens == 300 and "forget/1/qa#blind" not in put
 
 

@@ -131,9 +131,10 @@ def _question(entry: Entry, setting: Setting) -> str:
 
 def _answers(entry: Entry, setting: Setting) -> tuple[str, ...]:
     """The right answer, its paraphrase (itself where there is none), the wrong ones."""
-    right = entry.question.answer
-    options = entry.question.options if setting.original else [o for o in entry.question.options if o != right]
-    return (right, entry.paraphrase or right, *(entry.perturbed or options))
+    right, options = entry.question.answer, entry.question.options
+    if setting.original and options:
+        return (right, entry.paraphrase or right, *options)
+    return (right, entry.paraphrase or right, *(entry.perturbed or [o for o in options if o != right]))
 
 
 def _prompt(question: str, entry: Entry, setting: Setting) -> Prompt:
