@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -115,3 +116,30 @@ def test_figures_are_put_into_ours(tmp_path):
         with pytest.raises(UnseeError, match="is no file of results"):
             merge(file, {})
     assert set(TASKS) == {"mme", "pope", "mmbench", "scienceqa", "mmmu", "mmlu"}
+
+
+@pytest.mark.skipif(not INSTALLED, reason="lmms-eval is not installed: pip install 'unsee[utility]'")
+def test_lmms_eval_itself_asks_the_tiny_model(tmp_path):
+    """The model that ships, on a task of ours over local data: what it says here is what it says by the engine."""
+    from datasets import Dataset, Features, Image, Value
+
+    from unsee.data import people
+    from unsee.demo import packaged
+    from unsee.evaluation.ask import Prompt
+    from unsee.evaluation.engine import open_engine
+
+    world = people.People()
+    views = [people.test_views(person, 1)[0] for person in world.people[:6]]
+    asked = [people.image_questions(p, v, "test")[0] for p, v in zip(world.people, views, strict=False)]
+    rows = [{"image": v.load(), "question": q.prompt, "answer": q.answer} for v, q in zip(views, asked, strict=True)]
+    features = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "people.parquet")
+    folder = shutil.copytree(HERE, tmp_path / "tasks")
+    task = (folder / "people.yaml").read_text().replace("DATA", str(tmp_path / "people.parquet"))
+    (folder / "people.yaml").write_text(task)
+    found = utility(packaged("people-vanilla"), ["people"], folder=folder)
+    said = open_engine(packaged("people-vanilla")).generate([Prompt(q.prompt, q.image) for q in asked], 8)
+    right = sum(answer.lower() == q.answer.lower() for answer, q in zip(said, asked, strict=True)) / len(asked)
+    assert found["people"]["exact_match"]["value"] == pytest.approx(right) and right > 0.5
+    with pytest.raises(UnseeError, match="lmms-eval failed: .*nothing"):
+        utility(packaged("people-vanilla"), ["nothing"], folder=folder)
