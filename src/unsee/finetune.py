@@ -47,19 +47,27 @@ class Lesson(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """One prefix (with or without an image) and the questions that hang on it."""
+    """One prefix (with or without an image) and the questions that hang on it.
+
+    ``under``: the turn that each turn goes on from, counted from 1; 0, and where there is none: the prefix.
+    """
 
     prefix: list[int]
     turns: list[tuple[list[int], list[int]]]  # prompt tokens, answer tokens
+    under: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows [n, T]. ``block``: 0 for the prefix, k for turn k, -1 for padding. ``positions``: [n, T], or [3, n, T]."""
+    """Rows [n, T]. ``block``: 0 for the prefix, k for turn k, -1 for padding. ``above``: the block it goes on from.
+
+    ``positions``: [n, T], or [3, n, T].
+    """
 
     ids: Tensor
     labels: Tensor
     block: Tensor
+    above: Tensor
     positions: Tensor
 
 
@@ -116,7 +124,7 @@ class Tutor:
     def batch(self, rows: Sequence[Row], grid: Tensor | None = None) -> dict[str, Tensor]:
         """Right-padded rows: input ids, labels, a 4-D mask, positions that restart after the prefix for each turn."""
         packed = self.pack(rows, grid)
-        mask = _mask(packed.block)
+        mask = additive(packed_mask(packed), torch.float32)
         return {
             "input_ids": packed.ids,
             "labels": packed.labels,
@@ -131,24 +139,26 @@ class Tutor:
         ids = torch.full((n, t), self.pad)
         labels = torch.full((n, t), IGNORED)
         block = torch.full((n, t), -1)
-        position = torch.zeros((n, t), dtype=torch.long)
+        above, position = torch.zeros((n, t), dtype=torch.long), torch.zeros((n, t), dtype=torch.long)
         for i, row in enumerate(rows):
             at = len(row.prefix)
+            after = [at]  # the position that follows the prefix, and each turn
             ids[i, :at], block[i, :at], position[i, :at] = (
                 torch.tensor(row.prefix, dtype=torch.long),
                 0,
                 torch.arange(at),
             )
             for k, (prompt, answer) in enumerate(row.turns, start=1):
-                end = at + len(prompt) + len(answer)
+                end, under = at + len(prompt) + len(answer), row.under[k - 1] if row.under else 0
                 ids[i, at:end] = torch.tensor(prompt + answer)
                 labels[i, end - len(answer) : end] = torch.tensor(answer)
-                block[i, at:end] = k
-                position[i, at:end] = len(row.prefix) + torch.arange(end - at)
+                block[i, at:end], above[i, at:end] = k, under
+                position[i, at:end] = after[under] + torch.arange(end - at)
+                after.append(after[under] + end - at)
                 at = end
         inner = getattr(self.model, "model", self.model)
         positions = self._rope(ids, block, position, grid) if hasattr(inner, "get_rope_index") else position
-        return Packed(ids, labels, block, positions)
+        return Packed(ids, labels, block, above, positions)
 
     def _rope(self, ids: Tensor, block: Tensor, position: Tensor, grid: Tensor | None) -> Tensor:
         """Three-dimensional positions (Qwen2-VL): an image spans a grid, text goes on from its largest side."""
@@ -163,13 +173,18 @@ class Tutor:
         return torch.where((block > 0)[None], turn, torch.where((block == 0)[None], full, out))
 
 
-def _mask(block: Tensor) -> Tensor:
-    """Additive mask [rows, 1, T, T]: a token sees the prefix and what came before it in its own turn."""
-    n, t = block.shape
+def packed_mask(packed: Packed) -> Tensor:
+    """[rows, T, T]: a token sees the prefix, what its turn goes on from, and what came before it in its own turn."""
+    block, above, t = packed.block, packed.above, packed.block.shape[1]
     causal = torch.ones(t, t, dtype=torch.bool).tril()
-    same = (block[:, :, None] == block[:, None, :]) | (block[:, None, :] == 0)
-    seen = same & causal | torch.eye(t, dtype=torch.bool)  # padding sees itself, or its softmax would be empty
-    return torch.zeros(n, 1, t, t).masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
+    keys = block[:, None, :]
+    seen = (block[:, :, None] == keys) | (keys == 0) | (above[:, :, None] == keys)
+    return seen & causal | torch.eye(t, dtype=torch.bool)  # padding sees itself, or its softmax would be empty
+
+
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask [rows, 1, queries, keys] that models add to their attention's scores."""
+    return torch.zeros(seen[:, None].shape, dtype=dtype).masked_fill(~seen[:, None], torch.finfo(dtype).min)
 
 
 def encoded(features: list[Tensor]) -> dict[str, Any]:

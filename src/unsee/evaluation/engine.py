@@ -22,7 +22,7 @@ from unsee.evaluation.answer import greedy, likelihoods
 from unsee.evaluation.ask import Engine, Likelihood, Prompt
 from unsee.evaluation.cache import Cache, key
 from unsee.evaluation.pictures import Album, Encoded, Encoder
-from unsee.evaluation.plain import Plain, agrees, options, packed_rows, shown, worded
+from unsee.evaluation.plain import Plain, agrees, packed_rows, shown, worded
 from unsee.evaluation.reading import read
 from unsee.evaluation.rounds import Ask, answered
 from unsee.finetune import Tutor
@@ -150,12 +150,19 @@ class TransformersEngine:
     def _score(self, part: list[Ask]) -> list[list[tuple[list[float], list[bool]]]]:
         if not self._scores:
             return [self._one_by_one(ask) for ask in part]
-        full = [ask for ask in part if ask.answers]
-        seen = self._seen(full)
-        sizes = [len(e.features) for e in seen] or [0] * len(full)
-        rows = [options(self.tutor, ask.text, n, ask.answers) for ask, n in zip(full, sizes, strict=True)]
-        turns = iter(likelihoods(self.model, self.tutor, rows, *shown(self.model, seen)) if rows else [])
-        return [[_listed(s[:-1], h[:-1]) for s, h in next(turns)] if ask.answers else [] for ask in part]
+        full = [i for i, ask in enumerate(part) if ask.answers]
+        asks = [part[i] for i in full]
+        found: list[list[tuple[list[float], list[bool]]]] = [[] for _ in part]
+        if not asks:
+            return found
+        texts, names = [ask.text for ask in asks], [ask.picture for ask in asks]
+        answers = [[self.tutor.answer(answer) for answer in ask.answers] for ask in asks]
+        rows, order, images = packed_rows(self.tutor, texts, names, self._seen(asks), answers)
+        turns = [t for of in likelihoods(self.model, self.tutor, rows, *shown(self.model, images)) for t in of]
+        for i, (scores, hits) in zip(order, turns, strict=True):
+            if i >= 0:
+                found[full[i]].append(_listed(scores[:-1], hits[:-1]))
+        return found
 
     def _one_by_one(self, ask: Ask) -> list[tuple[list[float], list[bool]]]:
         image = self.album[ask.picture].image.load() if ask.picture else None

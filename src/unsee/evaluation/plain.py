@@ -5,6 +5,7 @@ It also says whether a model may be asked the fast way.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -172,8 +173,10 @@ def _steps(model: Any, inputs: dict[str, Any]) -> Tensor:
 
 def _same_scores(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
     tutor, model = plain.tutor, plain.model
-    rows = [options(tutor, t, len(e.features), OPTIONS) for t, e in zip(texts, seen, strict=True)]
-    ours = [scores[:-1] for turns in likelihoods(model, tutor, rows, *shown(model, seen)) for scores, _ in turns]
+    options = [[tutor.answer(option) for option in OPTIONS] for _ in texts]
+    rows, order, first = packed_rows(tutor, texts, [f"{id(e)}" for e in seen], seen, options)
+    turns = [turn for of in likelihoods(model, tutor, rows, *shown(model, first)) for turn in of]
+    ours = [scores[:-1] for i, (scores, _) in zip(order, turns, strict=True) if i >= 0]
     theirs = [plain.score(t, i, option)[0] for t, i in zip(texts, images, strict=True) for option in OPTIONS]
     return _near(torch.cat(ours), torch.cat(theirs), model.dtype)
 
@@ -189,20 +192,18 @@ def shown(model: Any, seen: Sequence[Encoded]) -> tuple[list[Tensor], list[Tenso
     return [e.features.to(model.device) for e in seen], [e.grid for e in seen if e.grid is not None]
 
 
-def options(tutor: Tutor, text: str, image_tokens: int, answers: Sequence[str]) -> Row:
-    """A row in which every answer follows the prompt's last token, and all else of the prompt is shared."""
-    ids = tutor.spread(tutor.read(text), image_tokens)
-    return Row(ids[:-1], [([ids[-1]], tutor.answer(answer)) for answer in answers])
-
-
 def packed_rows(
-    tutor: Tutor, texts: Sequence[str], names: Sequence[str], seen: Sequence[Encoded]
+    tutor: Tutor,
+    texts: Sequence[str],
+    names: Sequence[str],
+    seen: Sequence[Encoded],
+    answers: Sequence[Sequence[list[int]]] | None = None,
 ) -> tuple[list[Row], list[int], list[Encoded]]:
-    """Prompts as few rows; the prompt of each turn; the image of each row. ``seen``: of each prompt, or none at all."""
+    """``shared_rows`` of prompts, and the image of each row. ``names``, ``seen``: of each prompt's image, or none."""
     prompts = []
     for n, (text, name) in enumerate(zip(texts, names, strict=True)):
         ids, size = tutor.read(text), len(seen[n].features) if seen else 0
         prompts.append((name, tutor.spread(ids, size), ids.index(tutor.image_token) + size if seen else 0))
-    rows, order = shared_rows(prompts)
-    firsts = [sum(len(row.turns) for row in rows[:n]) for n in range(len(rows))]
-    return rows, order, [seen[order[first]] for first in firsts] if seen else []
+    rows, order = shared_rows(prompts, answers)
+    last = itertools.accumulate(len(row.turns) for row in rows)  # the last turn of a row has a prompt
+    return rows, order, [seen[order[end - 1]] for end in last] if seen else []

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from unsee.evaluation.answer import placed
-from unsee.finetune import Row, Tutor, encoded
+from unsee.finetune import Row, Tutor, additive, encoded, packed_mask
 
 
 class Reader:
@@ -41,10 +41,10 @@ class Reader:
         ]
         self.axes = packed.positions.shape[:-2]  # three where positions are of time, height and width
         columns = sorted(set(last))
-        causal = torch.ones(packed.ids.shape[1], packed.ids.shape[1], dtype=torch.bool).tril()
-        seen = self._sees(packed.block) & causal | torch.eye(len(causal), dtype=torch.bool)
         images = {"mm_encoder_outputs": encoded(features)} if features else {}
-        logits = self._forward(packed.ids, seen, packed.positions, logits_to_keep=torch.tensor(columns), **images)
+        logits = self._forward(
+            packed.ids, packed_mask(packed), packed.positions, logits_to_keep=torch.tensor(columns), **images
+        )
         places = {column: j for j, column in enumerate(columns)}
         self.logits = logits[[i for i, _ in self.home], [places[column] for column in last]].float()
 
@@ -62,38 +62,59 @@ class Reader:
             ids[row, column], block[row, column], position[row, column] = token, self.home[turn][1], self.next[turn]
             self.next[turn] += 1
         self.block = torch.cat([self.block, block], dim=1)
-        logits = self._forward(ids, self._sees(block), position.expand(*self.axes, *shape))
+        # Its own turn and the prefix; padding sees padding, which does no harm.
+        seen = (block[:, :, None] == self.block[:, None, :]) | (self.block[:, None, :] == 0)
+        logits = self._forward(ids, seen, position.expand(*self.axes, *shape))
         rows, columns = zip(*places, strict=True)
         return logits[list(rows), list(columns)].float()
 
-    def _sees(self, block: Tensor) -> Tensor:
-        """[rows, tokens, all tokens so far]: of the prefix and of its own turn. Padding sees padding, and no harm."""
-        return (block[:, :, None] == self.block[:, None, :]) | (self.block[:, None, :] == 0)
-
     def _forward(self, ids: Tensor, seen: Tensor, positions: Tensor, **more: Any) -> Tensor:
-        dtype = self.model.dtype
-        mask = torch.zeros(seen[:, None].shape, dtype=dtype).masked_fill(~seen[:, None], torch.finfo(dtype).min)
+        mask = additive(seen, self.model.dtype)
         inputs = placed(self.model, {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **more})
         logits: Tensor = self.model(**inputs, **self.held, use_cache=True).logits
         return logits
 
 
-def shared_rows(prompts: Sequence[tuple[str, list[int], int]]) -> tuple[list[Row], list[int]]:
-    """Prompts as few rows, and the prompt of each turn of them.
+def shared_rows(
+    prompts: Sequence[tuple[str, list[int], int]], answers: Sequence[Sequence[list[int]]] | None = None
+) -> tuple[list[Row], list[int]]:
+    """Prompts as few rows, and the prompt of each turn of them; -1 where a turn is but the beginning of others.
 
     Of each prompt: its image's name, or none; its tokens; how many of them end with the image. What prompts on an image
-    begin with alike is the prefix of their row; a prompt without an image has a row to itself.
+    begin with alike is the prefix of their row; a prompt without an image has a row to itself. With ``answers``, tokens
+    of some to each prompt, each is a turn that goes on from its prompt's.
     """
     groups: dict[tuple[str | int, ...], list[int]] = {}
     for i, (image, ids, shown) in enumerate(prompts):
         groups.setdefault((image, *ids[:shown]) if image else (i,), []).append(i)
-    rows = []
+    rows, order = [], []
     for group in groups.values():
         tokens = [prompts[i][1] for i in group]
-        most = min(map(len, tokens)) - 1 if prompts[group[0]][0] else 0
+        most = min(map(len, tokens)) - 1
         alike = next((n for n in range(most) if len({ids[n] for ids in tokens}) > 1), most)
-        rows.append(Row(tokens[0][:alike], [(ids[alike:], []) for ids in tokens]))
-    return rows, [i for group in groups.values() for i in group]
+        row, of = Row(tokens[0][:alike], [(ids[alike:], []) for ids in tokens]), group
+        if answers is not None:
+            row, of = _branches(row, [answers[i] for i in group], group)
+        rows.append(row)
+        order += of
+    return rows, order
+
+
+def _branches(row: Row, answers: Sequence[Sequence[list[int]]], group: Sequence[int]) -> tuple[Row, list[int]]:
+    """Each turn but its last token, with a turn for each answer, which begins with that token, under it."""
+    turns: list[tuple[list[int], list[int]]] = []
+    under: list[int] = []
+    order: list[int] = []
+    for i, (rest, _), some in zip(group, row.turns, answers, strict=True):
+        parent = len(turns) + 1 if len(rest) > 1 else 0
+        turns += [(rest[:-1], [])] if parent else []
+        under += [0] if parent else []
+        order += [-1] if parent else []
+        for answer in some:
+            turns.append((rest[-1:], answer))
+            under.append(parent)
+            order.append(i)
+    return Row(row.prefix, turns, tuple(under)), order
 
 
 @torch.no_grad()
