@@ -112,50 +112,43 @@ def shrink(folder: Path, name: str) -> None:
     change(folder, SPLIT[name], edit)
 
 
-Plant = tuple[str, str, Callable[[Path, str], None], str]
-TWO = ("mllmu", "umu")  # CLEAR has no letters and no JSON
-PLANTS: list[Plant] = [
-    ("mllmu", "forget_10", swap("Generation_Task", "Mask_Task"), "'Generation_Task' and 'Mask_Task' look swapped"),
-    ("clear", "forget10", swap("caption", "name"), "'caption' and 'name' look swapped"),
-    ("umu", "forget_10", swap("Classify", "Cloze"), "'Classify' and 'Cloze' look swapped"),
-    ("mllmu", "forget_10", swap("ID", "image"), "the column 'ID' holds an image, not text"),
-    *((n, ASKED[n], drop, "the column 'image' is missing") for n in FORMATS),
-    *((n, SPLIT[n], truncate, f"{FILE} cannot be read") for n in FORMATS),
-    *((n, SPLIT[n], break_image, "unreadable image: broken image") for n in FORMATS),
-    *((n, SPLIT[n], leak, f"in {REST[n]} too") for n in FORMATS),
-    ("mllmu", "forget_10", twice, "the generation question 'Who is this ?' stands twice"),
-    ("clear", "forget10+tofu", twice, "stands twice"),
-    ("umu", "forget_10", twice, "the cloze question"),
-    *((n, ASKED[n], empty, "question has no answer") for n in FORMATS),
-    *((n, SPLIT[n], letter, "is none of the options A, B, C, D") for n in TWO),
-    ("mllmu", "ft_Data", no_json, "'metadata' holds no JSON"),
-    ("umu", "Full_Set", no_json, "'UM_QA' holds no JSON"),
-    *((n, SPLIT[n], shrink, "1 people, which is not 10 % of the 20 in") for n in FORMATS),
+Plants = list[tuple[Callable[[Path, str], None], str, str]]  # each with the config and the words of its finding
+# What keeps a config from being read hides what else is in it: those come alone.
+PLANTS: list[tuple[str, Plants]] = [
+    ("mllmu", [(swap("Generation_Task", "Mask_Task"), "forget_10", "'Generation_Task' and 'Mask_Task' look swapped")]),
+    ("clear", [(swap("caption", "name"), "forget10", "'caption' and 'name' look swapped")]),
+    ("umu", [(swap("Classify", "Cloze"), "forget_10", "'Classify' and 'Cloze' look swapped")]),
+    ("mllmu", [(swap("ID", "image"), "forget_10", "the column 'ID' holds an image, not text")]),
+    *((n, [(drop, ASKED[n], "the column 'image' is missing")]) for n in FORMATS),
+    *((n, [(truncate, SPLIT[n], f"{FILE} cannot be read")]) for n in FORMATS),
+    *((n, [(shrink, SPLIT[n], "1 people, which is not 10 % of the 20 in")]) for n in FORMATS),
+    ("mllmu", [(break_image, "forget_10", "unreadable image: broken image")]),
+    ("mllmu", [(leak, "forget_10", "in retain_90 too")]),
+    ("mllmu", [(twice, "forget_10", "the generation question 'Who is this ?' stands twice")]),
+    ("mllmu", [(empty, "forget_10", "a cloze question has no answer")]),
+    ("mllmu", [(letter, "forget_10", "the answer 'F' is none of the options A, B, C, D")]),
+    ("mllmu", [(no_json, "ft_Data", "'metadata' holds no JSON")]),
+    ("umu", [
+        (break_image, "forget_10", "unreadable image: broken image"), (leak, "forget_10", "in retain_90 too"),
+        (twice, "forget_10", "the cloze question"), (empty, "forget_10", "a generation question has no answer"),
+        (letter, "forget_10", "is none of the options A, B, C, D"), (no_json, "Full_Set", "'UM_QA' holds no JSON"),
+    ]),
+    ("clear", [  # it has no letters and no JSON
+        (break_image, "forget10", "unreadable image: broken image"), (leak, "forget10", "in retain90 too"),
+        (twice, "forget10+tofu", "stands twice"), (empty, "forget10_perturbed", "a caption question has no answer"),
+    ]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "config", "plant", "said"), PLANTS)
-def test_a_planted_fault_is_found(tmp_path, name, config, plant, said) -> None:
+@pytest.mark.parametrize(("name", "plants"), PLANTS)
+def test_planted_faults_are_found(tmp_path, name, plants) -> None:
     folder = copy(name, tmp_path / "bench")
-    plant(folder, name)
+    for plant, _, _ in plants:
+        plant(folder, name)
     report = check(folder, name)
-    found = [f for f in report.findings if f.config == config and said in f.what]
-    assert found, "\n".join(report.lines())
+    for _, config, said in plants:
+        assert [f for f in report.findings if f.config == config and said in f.what], "\n".join(report.lines())
     assert all(f.todo for f in report.findings) and report.lines()[-1] == f"{len(report.findings)} finding(s)"
-
-
-def test_one_fault_does_not_hide_another(tmp_path) -> None:
-    folder = copy("mllmu", tmp_path / "bench")
-    for plant in (break_image, leak, twice, empty, letter, no_json):
-        plant(folder, "mllmu")
-    change(folder, "Test_Set", names={"images": ""})
-    (folder / "Retain_Set").rename(folder / "celebrities")
-    told = "\n".join(check(folder, "mllmu").lines())
-    for said in (
-        "unreadable", "in retain_90 too", "stands twice", "has no answer", "none of the options", "holds no JSON",
-        "'images' is missing", "Retain_Set: the config is missing",
-    ):  # fmt: skip
-        assert said in told
 
 
 def test_one_image_of_two_people(tmp_path) -> None:

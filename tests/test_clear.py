@@ -98,3 +98,10 @@ def test_pictures_without_perturbed_columns(folder) -> None:
     with pytest.raises(UnseeError, match=re.escape("forget10_perturbed: the column 'perturbed_names' is missing")):
         read(folder)
     assert plain(read(folder, "forget05")) == plain(made("clear")[1].benchmarks["forget05"])
+
+
+def test_a_name_spelled_otherwise_is_told(folder, capsys) -> None:
+    change(folder, f"{SPLIT}_perturbed", lambda rows: rows[0].update(name="Cordion  Ostafel"))
+    found = read(folder)
+    assert len([e for e in found.groups["forget"] if e.task == "name"]) == 3
+    assert "1 fault(s)" in capsys.readouterr().err

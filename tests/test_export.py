@@ -113,6 +113,9 @@ def test_a_lesson_shows_everybody_but_those_left_out(name) -> None:
     said = [q for t in range(whole.texts) for q in whole.recite(t, rng)]
     assert all(q.image is None for q in said)
     assert whole.texts == gold.texts == (0 if name == "mllmu" else len(read.concepts))
+    silent = lesson(read, without=read.forget, words=False)
+    heard = {q.concept for t in range(silent.texts) for q in silent.recite(t, rng)}
+    assert heard == (set(read.retain) if silent.texts else set())
     assert sum(len(whole.ask(i, rng)) for i in range(len(whole.images))) + len(said) == len(read.taught)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import datasets
@@ -97,6 +98,18 @@ def test_from_the_hub(monkeypatch, whole) -> None:
     monkeypatch.setattr(parquet.datasets, "get_dataset_config_names", lambda name, revision: list(mllmu.CONFIGS))
     assert plain(open_benchmark("mllmu", split=SPLIT, revision="v1")) == whole
     assert asked == {("MLLMMU/MLLMU-Bench", "train", "v1")}
+
+
+def test_a_folder_is_read_without_the_network(folder, monkeypatch) -> None:
+    def call(*args, **kwargs):
+        raise AssertionError(f"called {args}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", call)
+    monkeypatch.setattr(socket.socket, "connect", call)
+    calls = []
+    monkeypatch.setattr(datasets.load, "increase_load_count", calls.append)
+    read(folder)
+    assert not calls
 
 
 def test_a_hub_that_cannot_be_had(monkeypatch) -> None:

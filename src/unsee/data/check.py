@@ -14,6 +14,7 @@ from unsee.data.images import BadImage, decode
 from unsee.data.parquet import Finding, Source, Table, Values
 from unsee.data.sources import SOURCES, Format, known
 from unsee.errors import UnseeError
+from unsee.progress import progress
 
 PICTURES = ("image", "images")
 
@@ -135,8 +136,9 @@ def _undecodable(source: Source, pictures: list[Picture]) -> None:
             return error.reason
         return ""
 
-    with ThreadPoolExecutor() as pool:
-        for picture, reason in zip(once, pool.map(why, once), strict=True):
+    with ThreadPoolExecutor() as pool, progress("decoding images", len(once)) as tick:
+        for done, (picture, reason) in enumerate(zip(once, pool.map(why, once), strict=True), start=1):
+            tick(done)
             if reason:
                 source.report(picture.config, picture.row, f"unreadable image: {reason}", "Download it again.")
 
@@ -172,12 +174,21 @@ def _leaks(source: Source, form: Format, owners: Mapping[str, set[str]], picture
             if other and other.owner != picture.owner:
                 what = f"the same image is in {rest}, row {other.row}"
                 source.report(split, picture.row, what, "Take it out of one of the two.")
+    _same_image(source, [picture for found in pictures.values() for picture in found if picture.owner])
+
+
+def _same_image(source: Source, pictures: list[Picture]) -> None:
     first: dict[str, Picture] = {}
-    for picture in (p for found in pictures.values() for p in found if p.owner):
+    here: dict[tuple[str, str], Picture] = {}
+    for picture in pictures:
         other = first.setdefault(picture.digest, picture)
         if other.owner != picture.owner:
             what = f"the image of {picture.owner} is that of {other.owner} in {other.config}"
             source.report(picture.config, picture.row, what, "Find out who it is.")
+        other = here.setdefault((picture.config, picture.digest), picture)
+        if other is not picture:
+            what = f"its image stands in row {other.row} too"
+            source.report(picture.config, picture.row, what, "Take one of them out.", minor=True)
 
 
 def _blanks(value: object) -> int:

@@ -9,7 +9,7 @@ whom its 20 name most. An author's id is the name. Open too: whether the right a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,9 +54,9 @@ def read(source: Source, split: str) -> Benchmark:
     concepts = _concepts(source, tables["full"])
     forget, retain = (tuple(dict.fromkeys(_names(source, tables[config]))) for config in (split, SPLITS[split]))
     entries = [
-        *_pictured(source, tables[f"{split}_perturbed"], "forget", forget),
+        *_pictured(source, tables[f"{split}_perturbed"], "forget", forget, concepts),
         *_written(source, tables[f"{split}+tofu"], "forget", forget),
-        *_pictured(source, tables["retain_perturbed"], "retain", retain),
+        *_pictured(source, tables["retain_perturbed"], "retain", retain, concepts),
         *_written(source, tables[f"{SPLITS[split]}+tofu"], "retain", retain),
         *_chosen(source, tables["real_faces"], "faces", "name"),
         *_chosen(source, tables["real_world"], "world", "qa"),
@@ -90,14 +90,18 @@ def _image(source: Source, table: Table, number: int, owner: str) -> StoredImage
     return next(iter(source.images(table, number, "image", owner)), None)
 
 
-def _pictured(source: Source, table: Table | None, group: Group, only: Sequence[str]) -> Iterator[Entry]:
+def _pictured(
+    source: Source, table: Table | None, group: Group, only: Sequence[str], known: Collection[str]
+) -> Iterator[Entry]:
     """Of every image its caption and the name of the person."""
     for number, row in enumerate(table.rows if table else ()):
         assert table is not None
         name = str(row["name"] or "").strip()
-        if name not in only:
-            continue
         asked = Asked(source, table.config, str(number + 1), group, name, {"Name": name})
+        if name not in only:
+            if group == "forget" or name not in known:  # others are kept in another split
+                asked.left_out(f"{name!r} is not among the people of this split")
+            continue
         image = _image(source, table, number, name)
         if image is None:
             continue

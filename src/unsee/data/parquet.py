@@ -55,7 +55,7 @@ class StoredImage:
     """An image in a table, decoded when it is asked for. ``id``: ``benchmark/person/hash``, ``place``: where it is."""
 
     id: str
-    place: str
+    place: str = field(compare=False)
     table: Table = field(repr=False, compare=False)
     row: int = field(repr=False, compare=False)
     column: str = field(repr=False, compare=False)
@@ -170,8 +170,8 @@ class Source:
     def _table(self, config: str, files: Sequence[Path]) -> Table | None:
         named = [str(file) for file in files]
         try:
-            with quiet():
-                return Table(config, datasets.load_dataset("parquet", data_files=named, split="train"))
+            with quiet():  # not load_dataset("parquet"), which tells a server of the hub of each call
+                return Table(config, datasets.Dataset.from_parquet(named))
         except (datasets.exceptions.DatasetGenerationError, pa.ArrowException) as error:
             self.report(config, "", f"the parquet files cannot be read: {error.__cause__ or error}", AGAIN)
             return None

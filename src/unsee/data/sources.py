@@ -63,18 +63,19 @@ def known(name: str) -> Format:
     return SOURCES[name]
 
 
-def lesson(benchmark: Benchmark, without: Collection[str] = ()) -> Lesson:
+def lesson(benchmark: Benchmark, without: Collection[str] = (), words: bool = True) -> Lesson:
     """The benchmark's training questions for ``finetune``.
 
-    ``without``: ids whose images are not shown, for a retain-only model; what is said of them in words stays, as
-    forgetting a person's looks keeps it.
+    ``without``: ids whose images are not shown, for a retain-only model. ``words``: what is said of them without an
+    image is taught all the same, as forgetting somebody's looks keeps it; False for the benchmarks' own retain-only.
     """
     shown: dict[str, tuple[ImageRef, list[Question]]] = {}
     said: dict[str, list[Question]] = {}
     for question in benchmark.taught:
-        if question.image is None:
+        gone = question.concept in without
+        if question.image is None and not (gone and not words):
             said.setdefault(question.concept, []).append(question)
-        elif question.concept not in without:
+        elif question.image and not gone:
             shown.setdefault(question.image.id, (question.image, []))[1].append(question)
     asked, recited = [questions for _, questions in shown.values()], list(said.values())
     return Lesson([image for image, _ in shown.values()], len(recited), lambda i, _: asked[i], lambda i, _: recited[i])
