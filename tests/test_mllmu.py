@@ -55,6 +55,17 @@ def in_shards(folder: Path) -> None:
     pq.write_table(table.slice(7), folder / "Full_Set" / "train-00001-of-00002.parquet")
 
 
+def with_numbers(folder: Path) -> None:
+    """IDs as whole numbers, of which the first is 0."""
+    import pyarrow as pa
+
+    numbers: dict[str, int] = {}
+    for path in sorted(folder.glob(f"*/{FILE}")):
+        table = pq.read_table(path).replace_schema_metadata(None)
+        ids = pa.array([numbers.setdefault(id, len(numbers)) for id in table["ID"].to_pylist()])
+        pq.write_table(table.set_column(table.column_names.index("ID"), "ID", ids), path)
+
+
 def as_json(folder: Path) -> None:
     """The tasks as JSON in strings."""
     import pyarrow as pa
@@ -85,6 +96,12 @@ def test_other_layouts_read_the_same(folder, whole, laid) -> None:
     if laid is beside:  # there the training questions come in the order of the split
         found["taught"], whole = sorted(found["taught"], key=str), whole | {"taught": sorted(whole["taught"], key=str)}
     assert found == whole
+
+
+def test_numbers_as_ids(folder, whole) -> None:
+    with_numbers(folder)
+    found = read(folder)
+    assert "0" in found.concepts and len(found.concepts) == 20 and len(found.entries) == len(whole["entries"])
 
 
 def test_from_the_hub(monkeypatch, whole) -> None:

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from unsee.data.images import BadImage, decode
-from unsee.data.parquet import Finding, Source, Table, Values
+from unsee.data.parquet import Finding, Source
+from unsee.data.rows import text
 from unsee.data.sources import SOURCES, Format, known
+from unsee.data.stored import Table, Values
 from unsee.errors import UnseeError
 from unsee.progress import progress
 
@@ -99,11 +101,7 @@ def _told(where: str, revision: str | None) -> str:
 def _owners(table: Table) -> list[str]:
     """Of each row that has one."""
     column = next((name for name in ("ID", "name") if table.kinds.get(name) == "text"), "")
-    return [owner for row in table.rows if (owner := _owner(row, column))]
-
-
-def _owner(row: Values, column: str) -> str:
-    return str(row.get(column) or "").strip()
+    return [owner for row in table.rows if (owner := text(row.get(column)))]
 
 
 def _pictures(table: Table) -> Iterator[Picture]:
@@ -111,7 +109,7 @@ def _pictures(table: Table) -> Iterator[Picture]:
     for number, row in enumerate(table.rows):
         for name in (n for n in PICTURES if table.kinds.get(n) in PICTURES):
             for k, data in enumerate(table.encoded(number, name)):
-                owner = _owner(row, column)
+                owner = text(row.get(column))
                 place = owner if column == "ID" else str(number + 1)
                 read = partial(_encoded, table, number, name, k)
                 yield Picture(table.config, place, owner, hashlib.sha256(data).hexdigest(), read)

@@ -17,9 +17,10 @@ from datasets import Image, List
 
 from unsee.concepts import Concept, Question
 from unsee.data.benchmark import Benchmark, Entry, Group, Task
-from unsee.data.parquet import Columns, Source, StoredImage, Table, Values
+from unsee.data.parquet import Source
 from unsee.data.people import ATTRIBUTES, Person, Portrait, strangers, test_views, train_views
-from unsee.data.rows import Asked
+from unsee.data.rows import Asked, text
+from unsee.data.stored import Columns, StoredImage, Table, Values
 from unsee.data.world import TEXT, Layout, World
 
 HUB = "therem/CLEAR"
@@ -72,7 +73,7 @@ def _of(split: str, config: str) -> bool:
 
 def _names(source: Source, table: Table | None) -> list[str]:
     """Of each row."""
-    return [str(row["name"] or "").strip() for row in table.rows] if table else []
+    return [text(row["name"]) for row in table.rows] if table else []
 
 
 def _concepts(source: Source, table: Table | None) -> dict[str, Concept]:
@@ -96,7 +97,7 @@ def _pictured(
     """Of every image its caption and the name of the person."""
     for number, row in enumerate(table.rows if table else ()):
         assert table is not None
-        name = str(row["name"] or "").strip()
+        name = text(row["name"])
         asked = Asked(source, table.config, str(number + 1), group, name, {"Name": name})
         if name not in only:
             if group == "forget" or name not in known:  # others are kept in another split
@@ -105,7 +106,7 @@ def _pictured(
         image = _image(source, table, number, name)
         if image is None:
             continue
-        caption = {"paraphrase": str(row["paraphrased_caption"] or ""), "perturbed": _texts(row, "perturbed_captions")}
+        caption = {"paraphrase": text(row["paraphrased_caption"]), "perturbed": _texts(row, "perturbed_captions")}
         yield from asked.entry(
             f"{name}/caption/{number}", "caption", CAPTION[number % len(CAPTION)], row["caption"], image, **caption
         )
@@ -126,7 +127,7 @@ def _chosen(source: Source, table: Table | None, group: Group, task: Task) -> It
     """Real people and things, with wrong answers beside the right one."""
     for number, row in enumerate(table.rows if table else ()):
         assert table is not None
-        answer, options = str(row["answer"] or "").strip(), _texts(row, "options")
+        answer, options = text(row["answer"]), _texts(row, "options")
         name = answer if group == "faces" else f"{number + 1:04d}"
         asked = Asked(
             source,
@@ -149,7 +150,7 @@ def _taught(source: Source, table: Table | None, names: Sequence[str]) -> Iterat
         return
     owners = {number: owner for number, _, owner in _text_rows(table, names)}
     for number, row in enumerate(table.rows):
-        owner = owners.get(number, "") or str(row.get("name") or "").strip()
+        owner = owners.get(number, "") or text(row.get("name"))
         asked = Asked(source, table.config, str(number + 1), "retain", owner, {"Name": owner})
         image = None if number in owners else _image(source, table, number, owner)
         if image is None:
@@ -165,7 +166,7 @@ def _text_rows(table: Table | None, names: Sequence[str]) -> list[tuple[int, Val
     rows = (
         [(n, row) for n, row in enumerate(table.rows) if table and not any(table.encoded(n, "image"))] if table else []
     )
-    named = [str(row.get("name") or "").strip() or _named(names, row) for _, row in rows]
+    named = [text(row.get("name")) or _named(names, row) for _, row in rows]
     if len(rows) % AUTHOR == 0:
         blocks = [named[start : start + AUTHOR] for start in range(0, len(rows), AUTHOR)]
         named = [name or _often(block) for block in blocks for name in block]
@@ -178,13 +179,13 @@ def _often(names: Sequence[str]) -> str:
 
 def _named(names: Sequence[str], row: Values) -> str:
     """The longest of the names that stand in question and answer as whole words."""
-    text = f"{row['question']} {row['answer']}"
-    found = [name for name in names if name in text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
+    said = f"{row['question']} {row['answer']}"
+    found = [name for name in names if name in said and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]
     return max(found, key=len, default="")
 
 
 def _texts(row: Values, column: str) -> tuple[str, ...]:
-    return tuple(str(text).strip() for text in row[column] or () if text)
+    return tuple(found for cell in row[column] or () if (found := text(cell)))
 
 
 FEATURES = {"image": Image(), "caption": TEXT, "name": TEXT}

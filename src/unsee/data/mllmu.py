@@ -17,9 +17,10 @@ from datasets import Image, List
 
 from unsee.concepts import Concept, ImageRef, Question
 from unsee.data.benchmark import Benchmark, Entry, Group, Task
-from unsee.data.parquet import Columns, Source, StoredImage, Table, Values, repository
+from unsee.data.parquet import Source, repository
 from unsee.data.people import Person, Phrasing, Portrait, test_views
 from unsee.data.rows import Asked, biography, people
+from unsee.data.stored import Columns, StoredImage, Table, Values
 from unsee.data.world import TEXT, Layout, World, profile, regrouped
 
 HUB, TRAINING = "MLLMMU/MLLMU-Bench", "MLLMMU/baseline_train_split"

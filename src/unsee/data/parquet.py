@@ -1,7 +1,7 @@
 """A benchmark's tables as the Hugging Face hub has them: a folder of parquet files per config, or a name on the hub.
 
 ``CONFIG/train-00000-of-00001.parquet``, its shards, ``CONFIG/train/0000.parquet`` and both of them under ``data/`` are
-read alike. Images stay encoded, in a memory-mapped file of ``datasets``, until somebody looks at them.
+read alike.
 """
 
 from __future__ import annotations
@@ -9,28 +9,23 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unsee.data.images import BadImage, decode
+from unsee.data.stored import Columns, StoredImage, Table, fault_of
 from unsee.data.tables import SHOWN
 from unsee.errors import UnseeError
 
 LFS = b"version https://git-lfs"
 AGAIN = "Download it again."
-KINDS = {"image": "an image", "images": "a list of images", "text": "text", "texts": "a list of texts"}
-
-Columns = Mapping[str, str]  # name → image, images, text, texts or any
-Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,55 +43,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.config}{f', row {self.row}' if self.row else ''}: {self.what}. {self.todo}"
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """An image in a table, decoded when it is asked for. ``id``: ``benchmark/person/hash``, ``place``: where it is."""
-
-    id: str
-    place: str = field(compare=False)
-    table: Table = field(repr=False, compare=False)
-    row: int = field(repr=False, compare=False)
-    column: str = field(repr=False, compare=False)
-    number: int = field(default=0, repr=False, compare=False)
-
-    def bytes(self) -> bytes:
-        return self.table.encoded(self.row, self.column)[self.number]
-
-    def load(self) -> PIL.Image.Image:
-        try:
-            return decode(self.bytes())
-        except BadImage as error:
-            raise BadImage(Path(self.place), error.reason) from error
-
-
-class Table:
-    """One config. ``rows``: its columns but images, as Python values."""
-
-    def __init__(self, config: str, data: datasets.Dataset) -> None:
-        self.config = config
-        for name, feature in data.features.items():
-            if _kind(feature) in ("image", "images"):
-                raw = datasets.Image(decode=False)
-                data = data.cast_column(name, raw if _kind(feature) == "image" else datasets.List(raw))
-        self._data = data
-        self.kinds = {name: _kind(feature) for name, feature in data.features.items()}
-        self._pictures = {n: data.select_columns([n]) for n, kind in self.kinds.items() if kind in ("image", "images")}
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    @cached_property
-    def rows(self) -> list[Values]:
-        texts = [name for name, kind in self.kinds.items() if kind not in ("image", "images")]
-        return list(self._data.select_columns(texts)) if texts else [{} for _ in range(len(self))]
-
-    def encoded(self, row: int, column: str) -> list[bytes]:
-        """The files in an image column; none where the cell is empty."""
-        value = self._pictures[column][row][column]
-        cells = value if isinstance(value, list) else [value] if value else []
-        return [(cell or {}).get("bytes") or b"" for cell in cells]
 
 
 class Source:
@@ -144,7 +90,7 @@ class Source:
         table = self.table(config)
         if table is None:
             return None
-        faults = [fault for name, kind in columns.items() if (fault := _fault(table, name, kind))]
+        faults = [fault for name, kind in columns.items() if (fault := fault_of(table, name, kind))]
         for fault in faults:
             self.report(config, "", fault, f"The columns needed: {', '.join(columns)}. Is it another version?")
         return None if faults else table
@@ -214,26 +160,6 @@ def _literal(text: str) -> Any:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError):
             raise error from None
-
-
-def _kind(feature: Any) -> str:
-    if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
-        return "image"
-    if isinstance(feature, datasets.List | datasets.LargeList):
-        inner = _kind(feature.feature)
-        return {"image": "images", "text": "texts"}.get(inner, "any")
-    if isinstance(feature, datasets.Value):
-        return "text" if "string" in feature.dtype or "int" in feature.dtype else "any"
-    return "any"
-
-
-def _fault(table: Table, name: str, kind: str) -> str:
-    if name not in table.kinds:
-        return f"the column '{name}' is missing; found: {', '.join(table.kinds)}"
-    found = table.kinds[name]
-    if found == kind or (kind == "any" and found not in ("image", "images")):
-        return ""
-    return f"the column '{name}' holds {KINDS.get(found, 'something else')}, not {KINDS.get(kind, 'questions')}"
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from unsee.concepts import Form, ImageRef, Kind, Question
 from unsee.data.benchmark import Entry, Group, Task
-from unsee.data.parquet import Source, Table, Values
+from unsee.data.parquet import Source
+from unsee.data.stored import Table, Values
 
 LETTERS = "ABCDEFGHIJ"
 MEND = "Mend the row, or go on: the question is left out."
@@ -17,7 +18,7 @@ def people(source: Source, table: Table) -> Iterator[tuple[int, Values, str]]:
     """The rows of a table that has one a person: number, values, ID."""
     seen: set[str] = set()
     for number, row in enumerate(table.rows):
-        id = str(row["ID"] or "").strip()
+        id = text(row["ID"])
         if not id:
             source.report(table.config, number + 1, "the ID is empty", "Download it again.")
         elif id in seen:
@@ -68,7 +69,7 @@ class Asked:
         self, task: Task, prompt: Any, answer: Any, image: ImageRef | None, options: Any = None
     ) -> Question | None:
         """``options``: by their letters, of which ``answer`` is one; without them the answer is taken as it stands."""
-        prompt, answer = "" if prompt is None else str(prompt), _text(answer)
+        prompt, answer = "" if prompt is None else str(prompt), text(answer)
         if not prompt.strip() or not answer:
             self.left_out(f"a {task} question has no {'answer' if prompt.strip() else 'text'}: {prompt[:60]!r}")
             return None
@@ -78,7 +79,7 @@ class Asked:
         return Question(self.concept, *about(self.facts, answer), prompt, answer, image, form)
 
     def _choice(self, prompt: str, answer: str, image: ImageRef | None, options: Mapping[str, Any]) -> Question | None:
-        letters = {str(k): _text(v) for k, v in options.items() if v is not None}
+        letters = {str(k): text(v) for k, v in options.items() if v is not None}
         letter = answer.split(".")[0].strip().upper()
         if "".join(letters) != LETTERS[: len(letters)] or letter not in letters:
             self.left_out(f"the answer {answer[:40]!r} is none of the options {', '.join(letters) or '(none)'}")
@@ -97,5 +98,6 @@ class Asked:
             yield Entry(f"{self.group}/{id}", self.group, task, question, **more)
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Of a cell, without blanks around it; an empty one has none."""
     return "" if value is None else str(value).strip()

@@ -12,7 +12,8 @@ from unsee.concepts import Concept, ImageRef, Question
 from unsee.data import clear, mllmu, umu
 from unsee.data.augment import augment
 from unsee.data.benchmark import Benchmark
-from unsee.data.parquet import Columns, Source
+from unsee.data.parquet import Source
+from unsee.data.stored import Columns
 from unsee.data.study import Lesson
 from unsee.data.world import Layout, World
 from unsee.errors import UnseeError, nearest

@@ -15,9 +15,10 @@ from datasets import Image
 
 from unsee.concepts import Concept, Question
 from unsee.data.benchmark import Benchmark, Entry, Group, Task
-from unsee.data.parquet import Columns, Source, StoredImage, Table, Values
+from unsee.data.parquet import Source
 from unsee.data.people import Person
 from unsee.data.rows import Asked, biography, people
+from unsee.data.stored import Columns, StoredImage, Table, Values
 from unsee.data.world import TEXT, Layout, World, profile, regrouped
 
 HUB = "linbojunzi/UMU-bench"
