@@ -12,6 +12,7 @@ from tests.exports import made, plain
 from unsee.concepts import Concept
 from unsee.data.export import FILE, export
 from unsee.data.folder import read_folder
+from unsee.data.images import load_all
 from unsee.data.people import People
 from unsee.data.sources import SOURCES, folders, lesson, open_benchmark
 from unsee.data.study import PeopleStudy
@@ -129,6 +130,28 @@ def test_a_lesson_is_what_finetune_takes() -> None:
     model, processor = load_full(packaged("people-vanilla"))
     history = finetune(model, processor, lesson(read), FinetuneConfig(steps=1, batch=2, text_batch=2, bf16=False))
     assert history[0]["image"] > 0 and history[0]["text"] > 0
+
+
+def test_the_embedded_models_know_the_exported_people() -> None:
+    """Vanilla answers about the forgotten, and gold, who never saw them, only what it is asked by name."""
+    from unsee.demo import packaged
+    from unsee.evaluation import answer, score
+    from unsee.vision.module import Visual, load_full
+
+    read = open_benchmark("mllmu", str(made("mllmu")[0]), "forget_10")
+    asked = [e.question for e in read.entries if e.group in ("forget", "test") and e.task == "generation"]
+    right = {}
+    for name in ("people-vanilla", "people-gold"):
+        model, processor = load_full(packaged(name))
+        visual = Visual(model, processor)
+        seen = answer.look(model, processor, answer.open_images(visual, asked, load_all))
+        given = answer.answers(model, processor, asked, seen)
+        right[name] = {
+            mode: np.mean([score.correct(q, a) for q, a in zip(asked, given, strict=True) if q.modality == mode])
+            for mode in ("image", "text")
+        }
+    assert right["people-vanilla"]["image"] > 0.9 and right["people-gold"]["image"] < 0.2
+    assert right["people-vanilla"]["text"] > 0.9 and right["people-gold"]["text"] > 0.9
 
 
 def test_folders_for_a_request(name, tmp_path) -> None:
