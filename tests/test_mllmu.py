@@ -172,6 +172,10 @@ def test_examples_are_drawn_from_questions_that_are_asked() -> None:
             "'metadata' holds no JSON",
         ),
         (lambda f: change(f, SPLIT, lambda rows: rows.append(rows[0])), "the ID stands twice"),
+        (
+            lambda f: change(f, SPLIT, lambda rows: rows[0].update(ID="p999")),
+            "forget_10: people who are not in Full_Set: p999",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read(folder, edit, said) -> None:

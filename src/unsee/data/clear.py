@@ -53,7 +53,7 @@ def read(source: Source, split: str) -> Benchmark:
     """One split; what is wrong is left in ``source.findings``."""
     tables = {config: source.open(config, columns) for config, columns in CONFIGS.items() if _of(split, config)}
     concepts = _concepts(source, tables["full"])
-    forget, retain = (tuple(dict.fromkeys(_names(source, tables[config]))) for config in (split, SPLITS[split]))
+    forget, retain = (tuple(dict.fromkeys(_names(tables[config]))) for config in (split, SPLITS[split]))
     entries = [
         *_pictured(source, tables[f"{split}_perturbed"], "forget", forget, concepts),
         *_written(source, tables[f"{split}+tofu"], "forget", forget),
@@ -71,14 +71,14 @@ def _of(split: str, config: str) -> bool:
     return number in (split, SPLITS[split]) or number not in {*SPLITS, *SPLITS.values()}
 
 
-def _names(source: Source, table: Table | None) -> list[str]:
+def _names(table: Table | None) -> list[str]:
     """Of each row."""
     return [text(row["name"]) for row in table.rows] if table else []
 
 
 def _concepts(source: Source, table: Table | None) -> dict[str, Concept]:
     images: dict[str, dict[str, StoredImage]] = {}
-    for number, name in enumerate(_names(source, table)):
+    for number, name in enumerate(_names(table)):
         assert table is not None
         if not name:
             source.report(table.config, number + 1, "the name is empty", "Download it again.")
@@ -128,18 +128,14 @@ def _chosen(source: Source, table: Table | None, group: Group, task: Task) -> It
     for number, row in enumerate(table.rows if table else ()):
         assert table is not None
         answer, options = text(row["answer"]), _texts(row, "options")
-        name = answer if group == "faces" else f"{number + 1:04d}"
-        asked = Asked(
-            source,
-            table.config,
-            str(number + 1),
-            group,
-            f"{group}-{name}",
-            {"Name": answer} if group == "faces" else {},
-        )
+        concept, facts = (f"faces-{answer}", {"Name": answer}) if group == "faces" else (f"world-{number + 1:04d}", {})
+        image = _image(source, table, number, concept)
+        if image is None:
+            continue
+        asked = Asked(source, table.config, str(number + 1), group, concept, facts)
         wrong = tuple(option for option in options if option != answer)
         place = options.index(answer) if answer in options else number % (len(wrong) + 1)
-        given = NAME if group == "faces" else row["question"], answer, _image(source, table, number, asked.concept)
+        given = NAME if group == "faces" else row["question"], answer, image
         for entry in asked.entry(f"{number}/{task}", task, *given, perturbed=wrong):
             shown = (*wrong[:place], answer, *wrong[place:]) if wrong else ()
             yield replace(entry, question=replace(entry.question, options=shown))

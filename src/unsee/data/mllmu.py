@@ -34,7 +34,6 @@ CONFIGS: dict[str, Columns] = {
     **{config: PERSON for pair in SPLITS.items() for config in pair},
     "ft_Data": {"ID": "text", "image": "image"},
 }
-BLANK = "__"
 OPEN_TASKS: tuple[tuple[Task, str], ...] = (("cloze", "Mask_Task"), ("generation", "Generation_Task"))
 MODES = {"Image_Textual": "image", "Pure_Text": "text"}
 

@@ -52,6 +52,12 @@ def open_benchmark(name: str, source: str = "", split: str = "", revision: str |
         raise UnseeError(f"split '{split}' of {name}. {nearest(split, form.splits)}")
     opened = Source(name, str(source or form.hub), revision)
     benchmark = form.read(opened, split)
+    whole = next(iter(form.configs))
+    for config, found in ((split, benchmark.forget), (form.splits[split], benchmark.retain)):
+        if strange := [id for id in found if id not in benchmark.concepts]:
+            opened.report(
+                config, "", f"people who are not in {whole}: {', '.join(strange[:5])}", "Download both again."
+            )
     opened.refuse()
     if opened.findings:
         say(f"{opened.where} has {len(opened.findings)} fault(s), read on: `unsee data check` tells them")
