@@ -65,7 +65,7 @@ def stand_in(tmp_path, monkeypatch):
 
 def test_figures_are_read_with_their_errors(stand_in, checkpoints):
     asked = stand_in()
-    found = utility(checkpoints["llava"], ["mme", "scienceqa"])
+    found = utility(checkpoints["llava"], ["mme", "scienceqa"], device="cpu")
     assert found == {
         "mme": {
             "mme_perception_score": {"value": 1510.7, "stderr": None},
@@ -78,7 +78,7 @@ def test_figures_are_read_with_their_errors(stand_in, checkpoints):
     }
     args = json.loads(asked.read_text())
     assert args["--model"] == "llava_hf" and args["--tasks"] == "mme,scienceqa_img"
-    assert args["--model_args"] == f"pretrained={checkpoints['llava'].resolve()}"
+    assert args["--model_args"] == f"pretrained={checkpoints['llava'].resolve()},device_map=cpu"
 
 
 def test_what_fails_is_told(stand_in, checkpoints):

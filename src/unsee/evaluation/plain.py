@@ -136,6 +136,8 @@ def agrees(plain: Plain, encoder: Encoder | None, way: str) -> bool:
     try:
         seen = encoder.encode([Picture(d.id, d.image.size, d) for d in drawn for _ in CHECKED])
         return compare(plain, texts, images, seen)
+    except torch.OutOfMemoryError:  # a RuntimeError too
+        raise
     except UNABLE:
         return False
 

@@ -80,12 +80,13 @@ def _command(model: str | Path, names: Sequence[str], device: str, out: str) -> 
     place = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
     if "," in place or "=" in place:  # lmms-eval takes its arguments apart there
         raise UnseeError(f"lmms-eval cannot read a path with a comma or an equals sign: '{place}'. Rename the folder.")
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return [
         sys.executable, "-m", "lmms_eval",
         "--model", MODELS.get(checkpoint.config.model_type, OTHER),
-        "--model_args", f"pretrained={place}",
+        "--model_args", f"pretrained={place},device_map={where}",  # transformers 5 refuses some models' own default
         "--tasks", ",".join(names),
-        "--device", device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "--device", where,
         "--batch_size", "1",
         "--output_path", out,
     ]  # fmt: skip

@@ -74,11 +74,11 @@ class VllmEngine:
     def generate(self, prompts: Sequence[Prompt], tokens: int) -> list[str]:
         """The greedy answer to each prompt, of at most so many tokens, stripped of blanks around it."""
         work = partial(self._generate, tokens)
-        return self._ask(f"answers of {tokens} tokens", prompts, [()] * len(prompts), work)
+        return self._ask(f"asking, {tokens} tokens", prompts, [()] * len(prompts), work)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> list[list[Likelihood]]:
         """Of each prompt, how likely each of its ``answers`` is. vLLM reads the prompt anew for each of them."""
-        found = self._ask("likelihoods", prompts, [tuple(of) for of in answers], self._score)
+        found = self._ask("scoring", prompts, [tuple(of) for of in answers], self._score)
         return [[Likelihood(tuple(scores), tuple(hits)) for scores, hits in turns] for turns in found]
 
     def _ask(self, title: str, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]], work: Any) -> list[Any]:
