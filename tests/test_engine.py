@@ -70,6 +70,10 @@ def prompts() -> list[Prompt]:
     found += [
         Prompt("USER: Who ? <image> Where ? ASSISTANT:", SHOTS[1], raw=True),
         Prompt("USER: Who ? ASSISTANT:", raw=True),
+        *(
+            Prompt(f"USER: <image> Who ? pizza USER: <image> {w} ASSISTANT:", SHOTS[0], True, (SHOTS[1],))
+            for w in WORDS
+        ),
     ]
     return [*found, *(Prompt(w) for w in WORDS), found[0]]
 
@@ -83,7 +87,7 @@ def alone(model, processor, prompt: Prompt) -> dict[str, torch.Tensor]:
     else:
         content = [{"type": "image"}] * (prompt.image is not None) + [{"type": "text", "text": prompt.text}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    images = [prompt.image.load()] if prompt.image else None
+    images = [image.load() for image in prompt.images] or None
     return dict(processor(text=[text], images=images, return_tensors="pt"))
 
 
@@ -244,17 +248,19 @@ def test_a_model_with_settings_of_its_own_is_asked_in_rows(pair, capsys):
 @pytest.mark.parametrize("batch", (1, 3, 8))
 def test_batches_start_with_the_longest_and_keep_images_together(batch):
     rng = np.random.default_rng(batch)
-    asks = [Ask(f"{i}", f"image {rng.integers(9)}" if i % 3 else "", (), int(rng.integers(1, 99))) for i in range(100)]
+    asks = [
+        Ask(f"{i}", (f"image {rng.integers(9)}",) if i % 3 else (), (), int(rng.integers(1, 99))) for i in range(100)
+    ]
     parts = plan(asks, batch)
     assert sorted(i for part in parts for i in part) == list(range(100))
     assert all(0 < len(part) <= batch for part in parts)
-    assert all(len({bool(asks[i].picture) for i in part}) == 1 for part in parts)
+    assert all(len({bool(asks[i].pictures) for i in part}) == 1 for part in parts)
     for kind in (True, False):
-        lengths = [asks[part[0]].length for part in parts if bool(asks[part[0]].picture) == kind]
-        assert lengths[0] == max(a.length for a in asks if bool(a.picture) == kind)
-    for picture in {a.picture for a in asks} - {""}:
-        asked = sum(a.picture == picture for a in asks)
-        assert sum(picture in {asks[i].picture for i in part} for part in parts) == -(-asked // batch)
+        lengths = [asks[part[0]].length for part in parts if bool(asks[part[0]].pictures) == kind]
+        assert lengths[0] == max(a.length for a in asks if bool(a.pictures) == kind)
+    for shown in {a.pictures for a in asks} - {()}:
+        asked = sum(a.pictures == shown for a in asks)
+        assert sum(shown in {asks[i].pictures for i in part} for part in parts) == -(-asked // batch)
 
 
 def test_raw_prompts_have_a_place_for_their_image(pair):
@@ -264,7 +270,7 @@ def test_raw_prompts_have_a_place_for_their_image(pair):
         Prompt("<image> Who ?", raw=True),
         Prompt("Who ? <image>", SHOTS[0], raw=True),
     ):
-        with pytest.raises(UnseeError, match="It takes <image> once"):
+        with pytest.raises(UnseeError, match="It takes <image> for each"):
             engine.generate([bad], 2)
     pair[1].chat_template, kept = None, pair[1].chat_template
     try:

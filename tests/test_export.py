@@ -177,3 +177,12 @@ def test_an_id_cannot_lead_out_of_the_folder(tmp_path, id) -> None:
     with pytest.raises(UnseeError, match="cannot be the name of a folder"):
         folders(replace(read, concepts={id: Concept(id, image)}, forget=(id,), retain=()), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_everybody_has_a_name(name) -> None:
+    folder, layout = made(name)
+    split, benchmark = next(iter(layout.benchmarks.items()))
+    names = open_benchmark(name, str(folder), split).names
+    known = {p.id: p.name for p in People().people}
+    known |= {name: name for name in known.values()}
+    assert {id: names[id] for id in benchmark.concepts} == {id: known[id] for id in benchmark.concepts}

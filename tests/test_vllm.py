@@ -54,7 +54,7 @@ class LLM:
     made: list[LLM] = []
 
     def __init__(self, model: str, *, trust_remote_code: bool = False, seed: int = 0, **settings: Any) -> None:
-        assert settings == {"limit_mm_per_prompt": {"image": 1}}
+        assert settings == {"limit_mm_per_prompt": {"image": 16}}
         self.model, self.processor = load_full(model)
         self.prompts = 0
         LLM.made.append(self)

@@ -93,7 +93,7 @@ class Tutor:
         image = image_tokens > 0
         prompts = [self._ids(q.prompt, image) for q in questions]
         shared = prompts[0].index(self.image_token) + 1 if image else 0
-        prefix = self.spread(prompts[0][:shared], image_tokens)
+        prefix = self.spread(prompts[0][:shared], [image_tokens])
         answers = [self.answer(q.answer) for q in questions]
         return Row(prefix, [(p[shared:], a) for p, a in zip(prompts, answers, strict=True)])
 
@@ -117,9 +117,10 @@ class Tutor:
         """Tokens of an answer, the end among them."""
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
 
-    def spread(self, ids: Sequence[int], image_tokens: int) -> list[int]:
-        """``ids`` with the one token that stands for an image as often as the image has features."""
-        return [t for i in ids for t in ([i] * image_tokens if i == self.image_token else [i])]
+    def spread(self, ids: Sequence[int], sizes: Sequence[int]) -> list[int]:
+        """``ids`` with the one token that stands for an image as often as that image has features."""
+        left = iter(sizes)
+        return [t for i in ids for t in ([i] * next(left) if i == self.image_token else [i])]
 
     def batch(self, rows: Sequence[Row], grid: Tensor | None = None) -> dict[str, Tensor]:
         """Right-padded rows: input ids, labels, a 4-D mask, positions that restart after the prefix for each turn."""

@@ -35,7 +35,9 @@ class Entry:
     def __post_init__(self) -> None:
         for name, allowed in (("group", get_args(Group)), ("task", get_args(Task))):
             if getattr(self, name) not in allowed:
-                raise UnseeError(f"{name} '{getattr(self, name)}' of {self.id}. {nearest(getattr(self, name), allowed)}")
+                raise UnseeError(
+                    f"{name} '{getattr(self, name)}' of {self.id}. {nearest(getattr(self, name), allowed)}"
+                )
 
     @property
     def letter(self) -> str:
@@ -50,6 +52,7 @@ class Benchmark:
 
     ``concepts``: everybody the model is taught, by id, with the images it is taught with. ``forget``, ``retain``: their
     ids. ``taught``: the training questions. ``shots``: entries from which few-shot examples are drawn.
+    ``names``: by id, of celebrities too, as far as the source tells.
     """
 
     name: str
@@ -59,7 +62,8 @@ class Benchmark:
     retain: tuple[str, ...]
     entries: tuple[Entry, ...]
     taught: tuple[Question, ...] = ()
-    shots: tuple[Entry, ...] = field(default=())
+    shots: tuple[Entry, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

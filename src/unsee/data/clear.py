@@ -63,7 +63,8 @@ def read(source: Source, split: str) -> Benchmark:
         *_chosen(source, tables["real_world"], "world", "qa"),
     ]
     taught = tuple(_taught(source, tables["full+tofu"], list(concepts)))
-    return Benchmark("clear", split, concepts, forget, retain, tuple(entries), taught)
+    names = {id: id for id in concepts}  # CLEAR has no other ids
+    return Benchmark("clear", split, concepts, forget, retain, tuple(entries), taught, names=names)
 
 
 def _of(split: str, config: str) -> bool:

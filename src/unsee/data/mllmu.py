@@ -53,7 +53,9 @@ def read(source: Source, split: str) -> Benchmark:
         *_entries(source, tables["Full_Set"], "retain", set(ids["Full_Set"]) - set(ids[split])),
     ]
     concepts, taught = _taught(source, split, tables["Full_Set"], tables["ft_Data"])
-    return Benchmark("mllmu", split, concepts, ids[split], ids[SPLITS[split]], tuple(entries), taught, tuple(shots))
+    return Benchmark(
+        "mllmu", split, concepts, ids[split], ids[SPLITS[split]], tuple(entries), taught, tuple(shots), source.names
+    )
 
 
 def _of(split: str, config: str) -> bool:

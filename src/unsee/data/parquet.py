@@ -53,6 +53,7 @@ class Source:
         self.findings: dict[Finding, None] = {}  # in order, each once
         self._tables: dict[str, Table | None] = {}
         self.asked: dict[tuple[str, ...], str] = {}  # what was asked, and by which entry
+        self.names: dict[str, str] = {}  # of people, as their profiles have them
         self._seen: dict[str, StoredImage] = {}
 
     @cached_property

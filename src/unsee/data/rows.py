@@ -52,6 +52,8 @@ class Asked:
     def __init__(self, source: Source, config: str, row: str, group: Group, concept: str, facts: Mapping[str, str]):
         self.source, self.config, self.row = source, config, row
         self.group, self.concept, self.facts = group, concept, facts
+        if name := facts.get("Name"):
+            source.names[concept] = name
 
     def left_out(self, what: str) -> None:
         self.source.report(self.config, self.row, what, MEND, minor=True)

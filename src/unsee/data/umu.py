@@ -48,7 +48,7 @@ def read(source: Source, split: str) -> Benchmark:
     )
     full = source.open("Full_Set", CONFIGS["Full_Set"])
     concepts, taught = _taught(source, full) if full else ({}, ())
-    return Benchmark("umu", split, concepts, forget, retain, tuple(entries), taught)
+    return Benchmark("umu", split, concepts, forget, retain, tuple(entries), taught, names=source.names)
 
 
 def _entries(source: Source, table: Table, group: Group) -> Iterator[Entry]:

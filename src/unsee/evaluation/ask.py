@@ -14,16 +14,23 @@ class Prompt:
     """``text``: the user's turn, around which the model's own chat format is put, with the image first.
 
     ``raw``: ``text`` is all the model reads; ``<image>`` in it stands for the image (USER: <image>\\n… ASSISTANT:).
+    ``before``: images of examples in a raw prompt, in the order of their ``<image>``; ``image`` is the last.
     """
 
     text: str
     image: ImageRef | None = None
     raw: bool = False
+    before: tuple[ImageRef, ...] = ()
+
+    @property
+    def images(self) -> list[ImageRef]:
+        """All of them, in their order."""
+        return [*self.before, *([self.image] if self.image else [])]
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Of one given answer. ``logprobs``: of its tokens, the end token left out. ``hits``: whether each is the likeliest.
+    """Of one given answer. ``logprobs``: of its tokens, the end left out. ``hits``: whether each is the likeliest.
 
     Both have one value a token; an answer of no tokens has none.
     """

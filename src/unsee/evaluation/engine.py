@@ -22,7 +22,7 @@ from unsee.evaluation.answer import greedy, likelihoods
 from unsee.evaluation.ask import Engine, Likelihood, Prompt
 from unsee.evaluation.cache import Cache, key
 from unsee.evaluation.pictures import Album, Encoded, Encoder
-from unsee.evaluation.plain import Plain, agrees, packed_rows, shown, worded
+from unsee.evaluation.plain import Plain, agrees, packed_rows, shown, sizes, worded
 from unsee.evaluation.reading import read
 from unsee.evaluation.rounds import Ask, answered
 from unsee.finetune import Tutor
@@ -134,15 +134,15 @@ class TransformersEngine:
     def _generate(self, tokens: int, part: list[Ask]) -> list[str]:
         if self._packs:
             return self._packed(tokens, part)
-        if part[0].picture and not self._pads:
-            return [self.plain.generate(ask.text, self.album[ask.picture].image.load(), tokens) for ask in part]
+        if part[0].pictures and not self._pads:
+            return [self.plain.generate(ask.text, self.album.open(ask.pictures), tokens) for ask in part]
         seen = self._seen(part)
-        sizes = [len(e.features) for e in seen] or [0] * len(part)
-        rows = [self.tutor.spread(self.tutor.read(ask.text), n) for ask, n in zip(part, sizes, strict=True)]
+        spans = [sizes(of) for of in seen] or [[] for _ in part]
+        rows = [self.tutor.spread(self.tutor.read(ask.text), of) for ask, of in zip(part, spans, strict=True)]
         return greedy(self.model, self.tutor, rows, *shown(self.model, seen), tokens)
 
     def _packed(self, tokens: int, part: list[Ask]) -> list[str]:
-        texts, names = [ask.text for ask in part], [ask.picture for ask in part]
+        texts, names = [ask.text for ask in part], [",".join(ask.pictures) for ask in part]
         rows, order, images = packed_rows(self.tutor, texts, names, self._seen(part))
         said = dict(zip(order, read(self.model, self.tutor, rows, *shown(self.model, images), tokens), strict=True))
         return [said[i] for i in range(len(part))]
@@ -155,7 +155,7 @@ class TransformersEngine:
         found: list[list[tuple[list[float], list[bool]]]] = [[] for _ in part]
         if not asks:
             return found
-        texts, names = [ask.text for ask in asks], [ask.picture for ask in asks]
+        texts, names = [ask.text for ask in asks], [",".join(ask.pictures) for ask in asks]
         answers = [[self.tutor.answer(answer) for answer in ask.answers] for ask in asks]
         rows, order, images = packed_rows(self.tutor, texts, names, self._seen(asks), answers)
         turns = [t for of in likelihoods(self.model, self.tutor, rows, *shown(self.model, images)) for t in of]
@@ -165,13 +165,16 @@ class TransformersEngine:
         return found
 
     def _one_by_one(self, ask: Ask) -> list[tuple[list[float], list[bool]]]:
-        image = self.album[ask.picture].image.load() if ask.picture else None
-        return [_listed(*self.plain.score(ask.text, image, answer)) for answer in ask.answers]
+        images = self.album.open(ask.pictures)
+        return [_listed(*self.plain.score(ask.text, images, answer)) for answer in ask.answers]
 
-    def _seen(self, part: list[Ask]) -> list[Encoded]:
-        """Of the images of a batch, which has them or has none."""
-        pictures = [self.album[ask.picture] for ask in part if ask.picture]
-        return self._encoder.encode(pictures) if self._encoder and pictures else []
+    def _seen(self, part: list[Ask]) -> list[list[Encoded]]:
+        """Of the images of each ask of a batch, in which all have them or none has."""
+        pictures = [self.album[digest] for ask in part for digest in ask.pictures]
+        if not self._encoder or not pictures:
+            return []
+        found = iter(self._encoder.encode(pictures))
+        return [[next(found) for _ in ask.pictures] for ask in part]
 
     @cached_property
     def _encoder(self) -> Encoder | None:
@@ -209,15 +212,13 @@ class TransformersEngine:
 
 def asks_of(tutor: Tutor, album: Album, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]]) -> list[Ask]:
     """``prompts`` as the model reads them; their images are opened, and known in ``album`` from now on."""
-    pictures = iter(album.add([p.image for p in prompts if p.image is not None]))
+    pictures = iter(album.add([image for p in prompts for image in p.images]))
     size = cache(partial(image_tokens, tutor.processor))
     asks = []
     for prompt, of in zip(prompts, answers, strict=True):
-        text, picture = worded(tutor.processor, prompt), next(pictures) if prompt.image is not None else None
-        length = len(tutor.read(text)) + sum(len(tutor.answer(a)) for a in of)
-        if picture:
-            length += size(picture.size)
-        asks.append(Ask(text, picture.digest if picture else "", of, length))
+        text, shown = worded(tutor.processor, prompt), [next(pictures) for _ in prompt.images]
+        length = len(tutor.read(text)) + sum(len(tutor.answer(a)) for a in of) + sum(size(p.size) for p in shown)
+        asks.append(Ask(text, tuple(p.digest for p in shown), of, length))
     return asks
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import PIL.Image
 import torch
 from torch import Tensor
 
@@ -46,6 +47,9 @@ class Album:
 
     def __getitem__(self, digest: str) -> Picture:
         return self._by_digest[digest]
+
+    def open(self, digests: Sequence[str]) -> list[PIL.Image.Image]:
+        return [self[digest].image.load() for digest in digests]
 
 
 def _picture(image: ImageRef) -> Picture:

@@ -33,17 +33,17 @@ UNABLE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotI
 
 def worded(processor: Any, prompt: Prompt) -> str:
     """The text that the model reads for ``prompt``, with its own word where the image stands."""
-    image = prompt.image is not None
+    images = prompt.images
     if not prompt.raw and not processor.chat_template:
         raise UnseeError("the model has no chat format (chat_template.jinja). Give prompts as it reads them: raw.")
     if not prompt.raw:
-        return chat(processor, prompt.text, image)
-    if prompt.text.count(MARK) != image or prompt.text.rstrip().endswith(MARK):
+        return chat(processor, prompt.text, bool(images))
+    if prompt.text.count(MARK) != len(images) or prompt.text.rstrip().endswith(MARK):
         raise UnseeError(
-            f"a raw prompt has {MARK} {prompt.text.count(MARK)} time(s) and {'an' if image else 'no'} image: "
-            f"'{prompt.text[:80]}'. It takes {MARK} once before the question, or neither."
+            f"a raw prompt has {MARK} {prompt.text.count(MARK)} time(s) and {len(images)} image(s): "
+            f"'{prompt.text[:80]}'. It takes {MARK} for each image, and words after the last."
         )
-    return prompt.text.replace(MARK, _own_mark(processor)) if image else prompt.text
+    return prompt.text.replace(MARK, _own_mark(processor)) if images else prompt.text
 
 
 def _own_mark(processor: Any) -> str:
@@ -64,26 +64,28 @@ class Plain:
         self.model, self.processor, self.tutor = model, processor, Tutor(model, processor)
         self.nested = family_of(model.config.model_type).nested
 
-    def inputs(self, text: str, image: PIL.Image.Image | None) -> dict[str, Any]:
+    def inputs(self, text: str, images: Sequence[PIL.Image.Image]) -> dict[str, Any]:
         bos = self.tutor.tokenizer.bos_token
         special = bos is None or not text.startswith(bos)
-        images = None if image is None else [[image]] if self.nested else [image]
-        given = self.processor(text=[text], images=images, return_tensors="pt", add_special_tokens=special)
+        shown = [list(images)] if self.nested else list(images)
+        given = self.processor(
+            text=[text], images=shown if images else None, return_tensors="pt", add_special_tokens=special
+        )
         dtype = self.model.dtype
         return placed(self.model, {k: v.to(dtype) if _real(v) else v for k, v in given.items()})
 
     @torch.no_grad()
-    def generate(self, text: str, image: PIL.Image.Image | None, tokens: int) -> str:
-        inputs = self.inputs(text, image)
+    def generate(self, text: str, images: Sequence[PIL.Image.Image], tokens: int) -> str:
+        inputs = self.inputs(text, images)
         out = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         said: str = self.tutor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return said.strip()
 
     @torch.no_grad()
-    def score(self, text: str, image: PIL.Image.Image | None, answer: str) -> tuple[Tensor, Tensor]:
+    def score(self, text: str, images: Sequence[PIL.Image.Image], answer: str) -> tuple[Tensor, Tensor]:
         """Log-probability of each token of ``answer``, the end left out, and whether it is the likeliest."""
         tokens = torch.tensor(self.tutor.answer(answer)[:-1], dtype=torch.long)
-        inputs, n = self.inputs(text, image), len(tokens)
+        inputs, n = self.inputs(text, images), len(tokens)
         if n == 0:
             return torch.empty(0), torch.empty(0, dtype=torch.bool)
         for name in GROWING:  # the answer's tokens are like the prompt's last, which is text
@@ -131,10 +133,10 @@ def agrees(plain: Plain, encoder: Encoder | None, way: str) -> bool:
     drawn = sketches()
     raw = not plain.processor.chat_template
     asked = [Prompt(f"{MARK} {text}" if raw else text, d, raw) for d in drawn for text in CHECKED]
-    texts, images = [worded(plain.processor, prompt) for prompt in asked], [d.image for d in drawn for _ in CHECKED]
+    texts, images = [worded(plain.processor, prompt) for prompt in asked], [[d.image] for d in drawn for _ in CHECKED]
     compare = {"packed": _same_packed, "padded": _same_padded, "scores": _same_scores}[way]
     try:
-        seen = encoder.encode([Picture(d.id, d.image.size, d) for d in drawn for _ in CHECKED])
+        seen = [encoder.encode([Picture(d.id, d.image.size, d)]) for d in drawn for _ in CHECKED]
         return compare(plain, texts, images, seen)
     except torch.OutOfMemoryError:  # a RuntimeError too
         raise
@@ -142,10 +144,12 @@ def agrees(plain: Plain, encoder: Encoder | None, way: str) -> bool:
         return False
 
 
-def _same_packed(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
+def _same_packed(
+    plain: Plain, texts: list[str], images: list[list[PIL.Image.Image]], seen: list[list[Encoded]]
+) -> bool:
     """Of the first two tokens, the second after the one that the plain way gives."""
     theirs = [_steps(plain.model, plain.inputs(t, i)) for t, i in zip(texts, images, strict=True)]
-    rows, order, first = packed_rows(plain.tutor, texts, [f"{id(e)}" for e in seen], seen)
+    rows, order, first = packed_rows(plain.tutor, texts, [f"{id(e)}" for (e,) in seen], seen)
     reader = Reader(plain.model, plain.tutor, rows, *shown(plain.model, first))
     ours, turns = [reader.logits], [n for n, i in enumerate(order) if len(theirs[i]) > 1]
     if turns:
@@ -154,10 +158,12 @@ def _same_packed(plain: Plain, texts: list[str], images: list[PIL.Image.Image], 
     return _near(torch.cat(ours).cpu(), torch.cat(wanted), plain.model.dtype)
 
 
-def _same_padded(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
+def _same_padded(
+    plain: Plain, texts: list[str], images: list[list[PIL.Image.Image]], seen: list[list[Encoded]]
+) -> bool:
     """Of the first two tokens, the second only where both ways gave the same first."""
     tutor, model = plain.tutor, plain.model
-    rows = [tutor.spread(tutor.read(t), len(e.features)) for t, e in zip(texts, seen, strict=True)]
+    rows = [tutor.spread(tutor.read(t), sizes(of)) for t, of in zip(texts, seen, strict=True)]
     ours = _steps(model, padded(model, tutor, rows, *shown(model, seen)))
     for row, (text, image) in enumerate(zip(texts, images, strict=True)):
         a, b = ours[:, row], _steps(model, plain.inputs(text, image))[:, 0]
@@ -173,10 +179,12 @@ def _steps(model: Any, inputs: dict[str, Any]) -> Tensor:
     return torch.stack(model.generate(**inputs, **settings).scores).float().cpu()
 
 
-def _same_scores(plain: Plain, texts: list[str], images: list[PIL.Image.Image], seen: list[Encoded]) -> bool:
+def _same_scores(
+    plain: Plain, texts: list[str], images: list[list[PIL.Image.Image]], seen: list[list[Encoded]]
+) -> bool:
     tutor, model = plain.tutor, plain.model
     options = [[tutor.answer(option) for option in OPTIONS] for _ in texts]
-    rows, order, first = packed_rows(tutor, texts, [f"{id(e)}" for e in seen], seen, options)
+    rows, order, first = packed_rows(tutor, texts, [f"{id(e)}" for (e,) in seen], seen, options)
     turns = [turn for of in likelihoods(model, tutor, rows, *shown(model, first)) for turn in of]
     ours = [scores[:-1] for i, (scores, _) in zip(order, turns, strict=True) if i >= 0]
     theirs = [plain.score(t, i, option)[0] for t, i in zip(texts, images, strict=True) for option in OPTIONS]
@@ -189,23 +197,29 @@ def _near(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
     return bool((a - b).norm() <= tolerance * b.norm())
 
 
-def shown(model: Any, seen: Sequence[Encoded]) -> tuple[list[Tensor], list[Tensor]]:
-    """Features, and grids where there are any, as the fast way takes them."""
-    return [e.features.to(model.device) for e in seen], [e.grid for e in seen if e.grid is not None]
+def sizes(seen: Sequence[Encoded]) -> list[int]:
+    """Of a prompt's images, in tokens."""
+    return [len(e.features) for e in seen]
+
+
+def shown(model: Any, seen: Sequence[Sequence[Encoded]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Features, and grids where there are any, of the images of each row, as the fast way takes them."""
+    every = [e for of in seen for e in of]
+    return [e.features.to(model.device) for e in every], [e.grid for e in every if e.grid is not None]
 
 
 def packed_rows(
     tutor: Tutor,
     texts: Sequence[str],
     names: Sequence[str],
-    seen: Sequence[Encoded],
+    seen: Sequence[Sequence[Encoded]],
     answers: Sequence[Sequence[list[int]]] | None = None,
-) -> tuple[list[Row], list[int], list[Encoded]]:
-    """``shared_rows`` of prompts, and the image of each row. ``names``, ``seen``: of each prompt's image, or none."""
+) -> tuple[list[Row], list[int], list[Sequence[Encoded]]]:
+    """``shared_rows`` of prompts, and the images of each row. ``names``, ``seen``: of each prompt's images, or none."""
     prompts = []
     for n, (text, name) in enumerate(zip(texts, names, strict=True)):
-        ids, size = tutor.read(text), len(seen[n].features) if seen else 0
-        prompts.append((name, tutor.spread(ids, size), ids.index(tutor.image_token) + size if seen else 0))
+        ids = tutor.spread(tutor.read(text), sizes(seen[n]) if seen else ())
+        prompts.append((name, ids, len(ids) - ids[::-1].index(tutor.image_token) if seen else 0))
     rows, order = shared_rows(prompts, answers)
     last = itertools.accumulate(len(row.turns) for row in rows)  # the last turn of a row has a prompt
     return rows, order, [seen[order[end - 1]] for end in last] if seen else []

@@ -17,10 +17,10 @@ from unsee.progress import progress
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt as the model reads it. ``picture``: hash of its image's pixels. ``length``: in tokens, all told."""
+    """One prompt as the model reads it. ``pictures``: hashes of its images' pixels. ``length``: in tokens, all told."""
 
     text: str
-    picture: str = ""
+    pictures: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     length: int = 0
 
@@ -35,10 +35,10 @@ def plan(asks: Sequence[Ask], batch: int) -> list[list[int]]:
     """
     batches: list[list[int]] = []
     for images in (True, False):
-        groups: dict[str | int, list[int]] = {}
+        groups: dict[tuple[str | int, ...], list[int]] = {}
         for i, ask in sorted(enumerate(asks), key=lambda pair: -pair[1].length):
-            if bool(ask.picture) == images:
-                groups.setdefault(ask.picture or i, []).append(i)
+            if bool(ask.pictures) == images:
+                groups.setdefault(ask.pictures or (i,), []).append(i)
         full = batch
         for piece in (g[at : at + batch] for g in groups.values() for at in range(0, len(g), batch)):
             if full + len(piece) > batch:

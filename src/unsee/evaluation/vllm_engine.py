@@ -27,6 +27,7 @@ from unsee.finetune import Tutor
 from unsee.vision.checkpoint import Checkpoint, readable
 
 BATCH = 256  # prompts handed over at once, and kept in the cache together
+IMAGES = 16  # of one prompt: examples of MLLMU-Bench have eight or so
 
 
 def vllm_module() -> Any:
@@ -60,7 +61,7 @@ class VllmEngine:
         folder = str(checkpoint.folder)
         with readable(model):
             processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust)
-            llm = vllm.LLM(model=folder, trust_remote_code=trust, seed=0, limit_mm_per_prompt={"image": 1})
+            llm = vllm.LLM(model=folder, trust_remote_code=trust, seed=0, limit_mm_per_prompt={"image": IMAGES})
         return cls(llm, checkpoint, processor, cache)
 
     @cached_property
@@ -104,8 +105,8 @@ class VllmEngine:
     def _prompt(self, ask: Ask, answer: Sequence[int] = ()) -> dict[str, Any]:
         """vLLM's TokensPrompt: one token for the image, which vLLM repeats as often as the model wants it."""
         prompt: dict[str, Any] = {"prompt_token_ids": [*self.tutor.read(ask.text), *answer]}
-        if ask.picture:
-            prompt["multi_modal_data"] = {"image": self.album[ask.picture].image.load()}
+        if ask.pictures:
+            prompt["multi_modal_data"] = {"image": self.album.open(ask.pictures)}
         return prompt
 
     def _run(self, prompts: list[dict[str, Any]], params: Any) -> list[Any]:

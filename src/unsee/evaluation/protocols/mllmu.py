@@ -15,7 +15,7 @@ from unsee.evaluation import mllmu_score
 from unsee.evaluation.ask import Likelihood, Prompt
 from unsee.evaluation.metrics import overlap
 from unsee.evaluation.protocols import figures
-from unsee.evaluation.protocols.plan import Ask, FewShot, Figure, Items, Setting, lettered
+from unsee.evaluation.protocols.plan import Ask, Figure, Items, Setting, lettered
 
 TOKENS = 50
 SHOTS = {"classification": 1, "cloze": 2}
@@ -155,7 +155,7 @@ def _raw(entry: Entry, shots: Sequence[Entry]) -> Prompt:
         return Prompt(f"USER: <image>\n{words}\nASSISTANT: " if image else f"USER: {words}\nASSISTANT:", image, True)
     turn = f"USER: <image>\n{words}\nASSISTANT:" if image else f"USER:\n{words}\nASSISTANT:"
     before = tuple(shot.question.image for shot in shots if shot.question.image)
-    return FewShot("".join(map(_example, shots)) + turn, image, True, before)
+    return Prompt("".join(map(_example, shots)) + turn, image, True, before)
 
 
 def _example(shot: Entry) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
-from unsee.concepts import ImageRef
 from unsee.data.benchmark import Benchmark, Entry
 from unsee.evaluation import score
 from unsee.evaluation.ask import Likelihood, Prompt
@@ -48,13 +47,6 @@ class Ask:
     tokens: int
     answers: tuple[str, ...] = ()
     variant: str = ""
-
-
-@dataclass(frozen=True)
-class FewShot(Prompt):
-    """A raw prompt with examples. ``before``: their images, in the order of their ``<image>``; ``image`` ends them."""
-
-    before: tuple[ImageRef, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ def asks(benchmark: Benchmark, setting: Setting) -> list[Ask]:
 
 
 def names(benchmark: Benchmark) -> dict[str, str]:
-    """Concept → name, of everybody of whom it is asked or taught who they are."""
+    """Concept → name, as far as the source tells, or it is asked or taught who they are."""
     asked = [entry.question for entry in (*benchmark.entries, *benchmark.shots)] + list(benchmark.taught)
-    return {question.concept: question.answer for question in asked if question.kind == "identity"}
+    return {q.concept: q.answer for q in asked if q.kind == "identity"} | dict(benchmark.names)
 
 
 def _question(entry: Entry) -> str:

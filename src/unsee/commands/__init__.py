@@ -1,0 +1,1 @@
+"""The commands: a typed function each, whose signature and docstring are its flags and help."""

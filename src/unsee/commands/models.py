@@ -1,0 +1,93 @@
+"""Look at a checkpoint, and write one with a patch in it or without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unsee.commands.shared import keeping_all
+from unsee.config import ForgetConfig
+from unsee.files import refuse_existing
+from unsee.progress import say
+
+
+def inspect_model(
+    *, model: str, revision: str | None = None, trust_remote_code: bool = False, depth: float = ForgetConfig.depth
+) -> None:
+    """Tell what unsee would do with a model: what trains and why the rest does not, what is read, memory and time.
+
+    A model whose family is not in the list is followed in the common way, or refused with what it lacks.
+
+    Args:
+        model: folder of the multimodal checkpoint, or its hub name
+        revision: branch, tag or commit of a hub name
+        trust_remote_code: run code that the checkpoint brings along
+        depth: share of the tower's blocks that would train
+    """
+    with keeping_all():
+        from unsee.inspection import inspect
+
+        print("\n".join(inspect(model, revision, trust_remote_code, depth).lines()))
+
+
+def apply(*, model: str, patch: Path, out: Path) -> None:
+    """Write a checkpoint with a patch in it. The given one stays as it is.
+
+    What the patch does not touch is linked, not copied. Patches stack: give the checkpoint with the first one.
+
+    Args:
+        model: folder of the checkpoint that the patch was made from, or its hub name
+        patch: folder patch/ of a run
+        out: new folder for the changed checkpoint
+    """
+    refuse_existing(out)
+    from unsee.vision.patch import apply_patch
+
+    for file in apply_patch(model, patch, out):
+        say(f"left out {file}: weights in another format, which would hold what was forgotten")
+    print(f"{out}: the checkpoint with the patch in it")
+
+
+def revert(*, model: Path, undo: Path, out: Path) -> None:
+    """Write a checkpoint without its last patch: byte for byte as it was before.
+
+    Args:
+        model: folder that unsee apply wrote
+        undo: folder undo/ of the run whose patch it was
+        out: new folder for the checkpoint as it was
+    """
+    refuse_existing(out)
+    from unsee.vision.patch import apply_patch
+
+    apply_patch(model, undo, out)
+    print(f"{out}: the checkpoint without the patch")
+
+
+def lora(*, model: str, patch: Path, out: Path, rank: int = 0) -> None:
+    """Write a patch as a LoRA adapter (peft), exact or of low rank.
+
+    Args:
+        model: folder of the checkpoint that the patch was made from, or its hub name
+        patch: folder patch/ of a run
+        out: new folder for the adapter
+        rank: of each layer's change; 0: as much as it takes to be exact
+    """
+    refuse_existing(out)
+    from unsee.vision.lora import write_lora
+
+    kept = write_lora(model, patch, out, rank)
+    print(
+        f"{out}: adapter of rank {kept.rank} at most; {kept.error:.2%} of the change is lost, {kept.worst:.2%} at most"
+    )
+
+
+def push(*, run: Path, repo: str, public: bool = False) -> None:
+    """Upload a run's patch to the Hugging Face Hub, with a card that names nobody.
+
+    Args:
+        run: folder that unsee forget wrote; only its patch goes out
+        repo: OWNER/NAME of the repository, which is made where there is none
+        public: let everybody see it
+    """
+    from unsee import hub
+
+    print(hub.push(run, repo, private=not public))

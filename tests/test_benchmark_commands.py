@@ -1,0 +1,136 @@
+"""A published benchmark from its folder to the table, by the commands that the documents name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unsee.cli import main
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "evaluation.md"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "mllmu"
+    assert (
+        main(["data", "export", "people", "--format", "mllmu", "--out", f"{folder}", "--people", "20", "--views", "1"])
+        == 0
+    )
+    return folder
+
+
+def evaluate(model: Path, source: Path, out: Path, *more: str) -> int:
+    asked = ["--model", f"{model}", "--benchmark", "mllmu", "--source", f"{source}", "--split", "forget_5"]
+    return main(["evaluate", *asked, "--out", f"{out}", *more])
+
+
+def test_the_commands_of_the_document(tmp_path, monkeypatch, checkpoints):
+    for name in ("M", "VANILLA", "GOLD"):
+        shutil.copytree(checkpoints["llava"], tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.S)
+    commands = [shlex.split(line)[1:] for line in block.splitlines() if line.startswith("unsee ")]
+    assert len(commands) == 4
+    for command in commands:
+        assert main([*command, *(["--people", "20", "--views", "1"] if "export" in command else [])]) == 0, command
+    written = {path.name for path in (tmp_path / "OUT-official").iterdir()}
+    assert {
+        "items.jsonl",
+        "table.json",
+        "table.csv",
+        "table.md",
+        "table.tex",
+        "manifest.json",
+        "report.html",
+    } <= written
+
+
+def test_the_same_command_gives_the_same_bytes_also_where_answers_are_kept(tmp_path, exported, checkpoints):
+    kept = tmp_path / "answers.sqlite"
+    for out, more in (("one", []), ("two", ["--cache", f"{kept}"]), ("three", ["--cache", f"{kept}"])):
+        assert evaluate(checkpoints["llava"], exported, tmp_path / out, *more) == 0
+    folders = [{p.name: p.read_bytes() for p in (tmp_path / out).iterdir()} for out in ("one", "two", "three")]
+    assert folders[0] == folders[1] == folders[2]
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("compare", "said"),
+    [(["vanilla"], "write NAME=MODEL"), (["a=x", "a=y"], "stands twice"), (["model=x"], "stands twice")],
+)
+def test_models_to_compare_have_a_name_each(tmp_path, exported, checkpoints, capsys, compare, said):
+    assert evaluate(checkpoints["llava"], exported, tmp_path / "out", "--compare", *compare) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_that_is_not_there(tmp_path, exported, checkpoints, capsys):
+    asked = ["--model", f"{checkpoints['llava']}", "--benchmark", "mllmu", "--source", f"{exported}"]
+    assert main(["evaluate", *asked, "--split", "forget_7", "--out", f"{tmp_path / 'out'}"]) == 2
+    assert "forget_5, forget_10" in " ".join(capsys.readouterr().err.split())
+
+
+def test_check_ends_with_2_where_something_is_wrong(tmp_path, exported, capsys):
+    assert main(["data", "check", f"{exported}"]) == 0
+    assert "nothing wrong was found" in capsys.readouterr().out
+    shutil.copytree(exported, tmp_path / "broken")
+    (file,) = (tmp_path / "broken" / "forget_5").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert main(["data", "check", f"{tmp_path / 'broken'}"]) == 2
+    assert "1 fault" in capsys.readouterr().err
+
+
+def test_teach_a_benchmark_and_not_its_forgotten(tmp_path, exported, checkpoints, capsys):
+    asked = ["--benchmark", "mllmu", "--source", f"{exported}", "--steps", "1", "--batch", "2"]
+    taught = []
+    for name, without in (("vanilla", []), ("gold", ["--without", "forget_5"])):
+        flags = [*asked, "--split", "forget_5", *without, "--out", f"{tmp_path / name}"]
+        assert main(["finetune", "--model", f"{checkpoints['llava']}", *flags]) == 0
+        taught.append(int(re.search(r"taught (\d+) images", capsys.readouterr().out)[1]))
+    assert taught[0] > taught[1] > 0
+    assert main(["finetune", "--model", f"{checkpoints['llava']}", "--out", f"{tmp_path / 'x'}"]) == 2
+    assert "one of the two" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["mllmu-llava-1.5-7b", "clear-qwen2-vl-7b", "umu-llava-1.5-7b"])
+def test_a_recipe_runs_to_its_end(tmp_path, checkpoints, recipe):
+    """The tiny twin: a small model of the same kind, exported data, few steps."""
+    name, shape = recipe.partition("-")[0], "qwen2_vl" if "qwen2" in recipe else "llava"
+    assert (
+        main(
+            [
+                "data",
+                "export",
+                "people",
+                "--format",
+                name,
+                "--out",
+                f"{tmp_path / 'data'}",
+                "--people",
+                "20",
+                "--views",
+                "2",
+            ]
+        )
+        == 0
+    )
+    short = {
+        "MODEL": f"{checkpoints[shape]}", "DATA": f"{tmp_path / 'data'}", "OUT": f"{tmp_path / 'out'}",
+        "TEACH": "--steps 1 --batch 2", "FORGET": "--steps 1 --batch 2",
+        "SPLIT": "forget05" if name == "clear" else "forget_10",
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(["sh", f"{ROOT / 'recipes' / recipe}.sh"], env=short, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for protocol in ("official", "strict"):
+        metrics = json.loads((tmp_path / "out" / protocol / "metrics.json").read_text())
+        assert set(metrics["models"]) == {"model", "vanilla", "gold"}
