@@ -186,3 +186,12 @@ def test_bad_tables_are_refused() -> None:
 def test_what_is_no_table_is_refused(text: str) -> None:
     with pytest.raises(UnseeError, match="figure of nan|not a table that unsee wrote"):
         Table.read(text)
+
+
+def test_many_figures_have_a_line_each_on_paper() -> None:
+    columns = tuple(Column(f"c{i}", f"figure {i}") for i in range(9))
+    rows = tuple(Row(m, {c.key: Cell(0.5) for c in columns}) for m in ("ours", "theirs"))
+    wide, narrow = Table("t", columns, rows), Table("t", columns[:8], tuple(Row(r.model, {}) for r in rows))
+    assert "| model | ours | theirs |" in wide.markdown() and "| figure 8 | 0.500 | 0.500 |" in wide.markdown()
+    assert r"\begin{tabular}{lrr}" in wide.latex() and r"figure 8 & 0.500 & 0.500 \\" in wide.latex()
+    assert "| ours |" in narrow.markdown() and r"\begin{tabular}{lrrrrrrrr}" in narrow.latex()

@@ -40,9 +40,12 @@ class Likelihood:
 
 
 class Engine(Protocol):
-    """Something that answers. ``identity``: hash of all that its answers depend on, beside the prompts."""
+    """Something that answers."""
 
-    identity: str
+    @property
+    def identity(self) -> str:
+        """Hash of all that its answers depend on, beside the prompts."""
+        ...
 
     def generate(self, prompts: Sequence[Prompt], tokens: int) -> list[str]:
         """The greedy answer to each prompt, of at most so many tokens, stripped of blanks around it."""

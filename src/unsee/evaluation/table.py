@@ -23,6 +23,7 @@ from unsee.files import new_file
 Better = Literal["higher", "lower", "neither"]
 ARROW = {"higher": " ↑", "lower": " ↓", "neither": ""}
 MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+WIDE = 8  # figures beside one another on a page; of more, each has a line
 LEGEND = "* p < 0.05, ** p < 0.01, *** p < 0.001"
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -109,10 +110,10 @@ class Table:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Models by rows; by columns where the table would be wider than the terminal."""
-        lines = [["model", *self._titles()], *([row.model, *self._texts(row)] for row in self.rows)]
+        lines = self._lines()
         table = self._grid(lines)
         if console.measure(table, options=options.update(width=10**6)).maximum > options.max_width:
-            table = self._grid([list(line) for line in zip(*lines, strict=True)])
+            table = self._grid(_turned(lines))
         yield table
         yield from (Text(note, style="dim") for note in self.footnotes)
 
@@ -125,20 +126,20 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        head = _bar(["model", *self._titles()], _plain)
-        lines = [_bar([row.model, *self._texts(row)], _plain) for row in self.rows]
-        rule = "|---" + "|---:" * len(self.columns) + "|"
+        given = self._lines(WIDE)
+        head, *lines = (_bar(line, _plain) for line in given)
+        rule = "|---" + "|---:" * (len(given[0]) - 1) + "|"
         notes = [f"- {_plain(note)}" for note in self.footnotes]
         return "\n".join([f"**{_plain(self.title)}**", "", head, rule, *lines, *([""] if notes else []), *notes]) + "\n"
 
     def latex(self) -> str:
         r"""A ``table`` for a document with ``\usepackage{booktabs}``; names that are not Latin need LuaLaTeX."""
-        lines = [[row.model, *self._texts(row)] for row in self.rows]
-        body = [_ampersands(line) for line in [["model", *self._titles()], *lines]]
+        lines = self._lines(WIDE)
+        body = [_ampersands(line) for line in lines]
         notes = [r"\par\footnotesize " + _latex(note) for note in self.footnotes]
         return "\n".join([
             r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.title)}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}", r"\toprule", body[0], r"\midrule", *body[1:],
+            rf"\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}", r"\toprule", body[0], r"\midrule", *body[1:],
             r"\bottomrule", r"\end{tabular}", *notes, r"\end{table}", "",
         ])  # fmt: skip
 
@@ -180,6 +181,11 @@ class Table:
             with new_file(folder / f"table.{suffix}") as path:
                 path.write_text(text, encoding="utf-8", newline="\n")
 
+    def _lines(self, most: float = math.inf) -> list[list[str]]:
+        """Models by rows; by columns where there are more than ``most`` figures."""
+        lines = [["model", *self._titles()], *([row.model, *self._texts(row)] for row in self.rows)]
+        return _turned(lines) if len(self.columns) > most else lines
+
     def _titles(self) -> list[str]:
         titles = []
         for c in self.columns:
@@ -196,6 +202,10 @@ class Table:
             _text(row.cells[c.key], c.digits, len(self._counts(c)) > 1) if c.key in row.cells else "–"
             for c in self.columns
         ]
+
+
+def _turned(lines: list[list[str]]) -> list[list[str]]:
+    return [list(line) for line in zip(*lines, strict=True)]
 
 
 def _text(cell: Cell, digits: int, count: bool) -> str:
