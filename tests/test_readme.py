@@ -32,12 +32,12 @@ def desk(tmp_path, monkeypatch, checkpoints, make_images) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("document", "count"), [(README, 4), (MODELS, 5)])
+@pytest.mark.parametrize(("document", "count"), [(README, 6), (MODELS, 5)])
 def test_the_commands(desk, document, count):
     commands = [line for block in blocks("sh", document) for line in block.splitlines() if line.startswith("unsee ")]
     assert len(commands) == count
     for command in commands:
-        quick = ["--steps", "2"] if " forget " in command else []
+        quick = ["--steps", "2"] if " forget " in command else ["--people", "20"] if " export " in command else []
         assert main([*shlex.split(command)[1:], *quick]) == 0, command
     assert (desk / "MODEL-forgot" / "config.json").is_file()
     (revert,) = re.findall(r"`(unsee revert[^`]*)`", README.read_text(encoding="utf-8"))
