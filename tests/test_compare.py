@@ -3,7 +3,7 @@
 import pytest
 
 from unsee.errors import UnseeError
-from unsee.evaluation.compare import eligible, over_seeds, paired, same_items
+from unsee.evaluation.compare import over_seeds, paired, same_items
 from unsee.evaluation.statistics import share
 
 CONCEPTS = {f"i{k}": f"c{k % 4}" for k in range(12)}
@@ -26,21 +26,6 @@ def test_different_items_are_refused_and_shown() -> None:
         same_items({"i0": 1, "i1": 0}, {"i1": 1, "i0": 0}, {"i0": 0})
     with pytest.raises(UnseeError, match="1 items without a concept, as x"):
         paired({"x": 1.0}, {"x": 1.0}, CONCEPTS)
-
-
-def test_only_what_vanilla_knew_can_be_forgotten() -> None:
-    values = {"i0": 1.0, "i1": 0.0, "i2": 0.0, "i3": 0.0}
-    got = eligible(values, {"i0": True, "i1": True, "i2": False, "i3": False}, CONCEPTS)
-    assert got.eligible is not None
-    assert (got.eligible["value"], got.eligible["n"]) == (0.5, 2)
-    assert (got.all["value"], got.all["n"]) == (0.25, 4)
-
-
-def test_where_vanilla_knew_nothing_there_is_no_figure() -> None:
-    got = eligible({"i0": 1.0}, {"i0": False}, CONCEPTS)
-    assert got.eligible is None and got.all["value"] == 1
-    with pytest.raises(UnseeError, match="not the same items"):
-        eligible({"i0": 1.0}, {"i1": True}, CONCEPTS)
 
 
 def test_seeds() -> None:

@@ -201,3 +201,13 @@ def test_nothing_is_left_of_a_folder_that_could_not_be_written(tmp_path: Path, m
     with pytest.raises(UnseeError, match="No space left"):
         write_outcome(tmp_path / "run", outcome())
     assert not list(tmp_path.iterdir())
+
+
+def test_seeds_get_a_row_with_their_mean() -> None:
+    told = {"vanilla": everything, "ours#1": by_name, "ours#2": everything}
+    table = evaluate(mllmu(), {name: Told(say) for name, say in told.items()}, "official").table
+    rows = {row.model: row.cells for row in table.rows}
+    assert list(rows) == [*told, "ours, 2 seeds"]
+    for key, cell in rows["ours, 2 seeds"].items():
+        assert cell.value == pytest.approx((rows["ours#1"][key].value + rows["ours#2"][key].value) / 2, abs=1e-6)
+    assert any("whole seeds" in note for note in table.notes)

@@ -53,7 +53,8 @@ def evaluate(
         source: the benchmark's folder as downloaded, or a hub name; without it the benchmark's own on the hub
         protocol: official: prompts, examples and scoring as published; strict: what these miss
         original: official with the published code's faults, but with a seed
-        compare: other models, NAME=MODEL; vanilla (before forgetting) and gold (never taught the forgotten) are known
+        compare: other models, NAME=MODEL; vanilla (before forgetting) and gold (never taught the forgotten) are known;
+            NAME#1=… NAME#2=… differ in their seed, and get a row with their mean
         seed: of all that is chosen by chance
         batch: prompts at once; the answers do not depend on it
         cache: file of answers to keep and to use again; without it, it goes when the run is done

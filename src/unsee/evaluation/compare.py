@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from unsee.errors import UnseeError
 from unsee.evaluation import statistics
 from unsee.evaluation.statistics import Difference, Share
-
-
-@dataclass(frozen=True)
-class Both:
-    """A figure over the items that the vanilla model got right, and over all; ``eligible`` None: it got none right."""
-
-    eligible: Share | None
-    all: Share
 
 
 def same_items(*answers: Mapping[str, object]) -> list[str]:
@@ -40,23 +31,10 @@ def paired(
     return statistics.paired([before[i] for i in ids], [after[i] for i in ids], _of(ids, concepts), seed)
 
 
-def eligible(
-    values: Mapping[str, float], vanilla: Mapping[str, bool], concepts: Mapping[str, str], seed: int = 0
-) -> Both:
-    """What a model never knew it cannot forget: the mean over what vanilla answered right, beside that over all."""
-    ids = same_items(values, vanilla)
-    known = [i for i in ids if vanilla[i]]
-    return Both(_share(known, values, concepts, seed) if known else None, _share(ids, values, concepts, seed))
-
-
 def over_seeds(runs: Sequence[Mapping[str, float]], concepts: Mapping[str, str], seed: int = 0) -> Share:
     """The mean over runs that differ in their seed only, item id → value. See ``statistics.crossed``."""
     ids = same_items(*runs) if runs else []
     return statistics.crossed([[run[i] for i in ids] for run in runs], _of(ids, concepts), seed)
-
-
-def _share(ids: Sequence[str], values: Mapping[str, float], concepts: Mapping[str, str], seed: int) -> Share:
-    return statistics.share([values[i] for i in ids], _of(ids, concepts), seed)
 
 
 def _of(ids: Sequence[str], concepts: Mapping[str, str]) -> list[str]:

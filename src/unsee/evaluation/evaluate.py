@@ -14,6 +14,7 @@ from unsee.evaluation.protocols.plan import Ask, Figure, Item, Items, Protocol, 
 from unsee.evaluation.table import Cell, Row, Table
 
 VANILLA = "vanilla"
+SEEDS = "Of a mean over seeds the interval draws whole seeds and whole concepts (doi 10.1214/07-AOAS122)."
 TESTED = (
     "p: of the change since vanilla on the same questions, whole concepts swapped; Holm-corrected over all figures."
 )
@@ -82,9 +83,30 @@ def _table(benchmark: Benchmark, protocol: str, items: Mapping[str, Items], rule
     columns = {figure.column.key: figure.column for of in figures.values() for figure in of}
     before = {figure.column.key: figure for figure in figures.get(VANILLA, ())}
     rows = [Row(name, _cells(of, before if name != VANILLA else {}, setting.seed)) for name, of in figures.items()]
+    seeds = _over_seeds(figures, setting.seed)
     title = f"{benchmark.name} {benchmark.split}, {protocol} protocol{', as published' if setting.original else ''}"
-    notes = (*rules.legend, *((TESTED,) if before and len(rows) > 1 else ()))
-    return Table(title, tuple(columns.values()), tuple(rows), notes)
+    notes = (*rules.legend, *((TESTED,) if before and len(rows) > 1 else ()), *((SEEDS,) if seeds else ()))
+    return Table(title, tuple(columns.values()), (*rows, *seeds), notes)
+
+
+def _over_seeds(figures: Mapping[str, Sequence[Figure]], seed: int) -> list[Row]:
+    """Of models named NAME#1, NAME#2, …, which differ in their seed only, a row with the mean of each figure."""
+    runs: dict[str, list[dict[str, Figure]]] = {}
+    for name, of in figures.items():
+        base, sign, _ = name.partition("#")
+        if sign:
+            runs.setdefault(base, []).append({figure.column.key: figure for figure in of if figure.values})
+    found = []
+    for base, of in runs.items():
+        every = [key for key in of[0] if all(key in run for run in of)]
+        shares = {key: _mean_over([run[key] for run in of], seed) for key in every}
+        found.append(Row(f"{base}, {len(of)} seeds", {key: Cell.of(share) for key, share in shares.items()}))
+    return found
+
+
+def _mean_over(figures: Sequence[Figure], seed: int) -> statistics.Share:
+    values = [{i: value for i, (value, _) in figure.values.items()} for figure in figures]
+    return compare.over_seeds(values, {i: concept for i, (_, concept) in figures[0].values.items()}, seed)
 
 
 def _cells(figures: Sequence[Figure], before: Mapping[str, Figure], seed: int) -> dict[str, Cell]:
