@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from unsee.vision.attention import attention_for
 from unsee.vision.module import Pixels, Visual
 
 IGNORED = -100  # label of a token that is not learned
+READ = 4096  # texts whose tokens are kept
 
 
 class Lesson(Protocol):
@@ -87,7 +89,9 @@ class Tutor:
         self.image_token: Any = getattr(model.config, "image_token_id", None)
         self.end = self.tokenizer.eos_token_id
         self.pad = self.end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        self._cache: dict[tuple[str, bool], list[int]] = {}
+        # The same question is asked about many images, and one model reads a text always alike.
+        self.read = lru_cache(READ)(self._read)
+        self._ids = lru_cache(READ)(lambda prompt, image: self.read(chat(processor, prompt, image)))
 
     def row(self, questions: Sequence[Question], image_tokens: int) -> Row:
         image = image_tokens > 0
@@ -102,13 +106,7 @@ class Tutor:
         row = self.row([question], image_tokens)
         return row.prefix + row.turns[0][0]
 
-    def _ids(self, prompt: str, image: bool) -> list[int]:
-        key = (prompt, image)
-        if key not in self._cache:
-            self._cache[key] = self.read(chat(self.processor, prompt, image))
-        return self._cache[key]
-
-    def read(self, text: str) -> list[int]:
+    def _read(self, text: str) -> list[int]:
         """Tokens of a prompt as the model's processor reads it: with a token to begin with, unless it has one."""
         begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
         return self.tokenizer(text, add_special_tokens=not begins)["input_ids"]

@@ -214,9 +214,12 @@ def asks_of(tutor: Tutor, album: Album, prompts: Sequence[Prompt], answers: Sequ
     """``prompts`` as the model reads them; their images are opened, and known in ``album`` from now on."""
     pictures = iter(album.add([image for p in prompts for image in p.images]))
     size = cache(partial(image_tokens, tutor.processor))
+    texts: dict[tuple[str, bool, int], str] = {}  # many prompts differ by their image alone
     asks = []
     for prompt, of in zip(prompts, answers, strict=True):
-        text, shown = worded(tutor.processor, prompt), [next(pictures) for _ in prompt.images]
+        shown = [next(pictures) for _ in prompt.images]
+        words = (prompt.text, prompt.raw, len(shown))
+        text = texts[words] if words in texts else texts.setdefault(words, worded(tutor.processor, prompt))
         length = len(tutor.read(text)) + sum(len(tutor.answer(a)) for a in of) + sum(size(p.size) for p in shown)
         asks.append(Ask(text, tuple(p.digest for p in shown), of, length))
     return asks
