@@ -88,6 +88,8 @@ def test_check_ends_with_2_where_something_is_wrong(tmp_path, exported, capsys):
     file.write_bytes(file.read_bytes()[:-100])
     assert main(["data", "check", f"{tmp_path / 'broken'}"]) == 2
     assert "1 fault" in capsys.readouterr().err
+    assert main(["data", "check", f"{tmp_path / 'nothing'}"]) == 2
+    assert "is no folder here" in capsys.readouterr().err
 
 
 def test_teach_a_benchmark_and_not_its_forgotten(tmp_path, exported, checkpoints, capsys):

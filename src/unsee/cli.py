@@ -112,6 +112,7 @@ def _quiet() -> None:
     """Our commands report their own progress: switch off the bars and remarks of transformers and its hub."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
 def _with_file(command: Callable[..., None], args: list[str]) -> list[str]:

@@ -56,7 +56,7 @@ def evaluate(
         compare: other models, NAME=MODEL; vanilla (before forgetting) and gold (never taught the forgotten) are known;
             NAME#1=… NAME#2=… differ in their seed, and get a row with their mean
         seed: of all that is chosen by chance
-        batch: prompts at once; the answers do not depend on it
+        batch: prompts at once
         cache: file of answers to keep and to use again; without it, it goes when the run is done
         backend: what answers
         device: cpu, cuda, cuda:1; without it a GPU where there is one

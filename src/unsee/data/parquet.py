@@ -20,6 +20,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unsee import hub
 from unsee.data.stored import Columns, StoredImage, Table, fault_of
 from unsee.data.tables import SHOWN
 from unsee.errors import UnseeError
@@ -49,6 +50,8 @@ class Source:
     """All configs of one benchmark, and what was found wrong while they were read."""
 
     def __init__(self, benchmark: str, where: str, revision: str | None = None) -> None:
+        if not Path(where).is_dir() and not hub.NAME.fullmatch(where):
+            raise UnseeError(f"'{where}' is no folder here. Give the benchmark's folder, or a hub name: OWNER/NAME.")
         self.benchmark, self.where, self.revision = benchmark, where, revision
         self.findings: dict[Finding, None] = {}  # in order, each once
         self._tables: dict[str, Table | None] = {}
