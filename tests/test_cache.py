@@ -24,8 +24,15 @@ from unsee.evaluation.plain import Drawn
 OPTIONS = ["unknown", "Alba Ashafel"]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def shallow():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
-def pair():
+def pair(shallow):
     return tiny.build("llava", people.vocabulary())
 
 

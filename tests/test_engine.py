@@ -50,7 +50,7 @@ def varied(model) -> None:
 
 def small(shape: str):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "LANGUAGE_LAYERS", 2)
+        patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
         model, processor = tiny.build(shape, people.vocabulary())
     varied(model)
     return model, processor
