@@ -39,7 +39,7 @@ def short(monkeypatch, defaults):
         return module
 
     yield load
-    for name in ("request", "tradeoff", "cost", "shapes", "realsize", "speed", "versus"):
+    for name in ("request", "tradeoff", "cost", "shapes", "realsize", "speed", "versus", "asking"):
         sys.modules.pop(name, None)
 
 
@@ -93,6 +93,11 @@ def test_the_true_size(short, monkeypatch, tmp_path):
     flags = ("--shapes", "tiny-llava", "--", "--steps", "2", "--batch", "2")
     (row,) = run(short, monkeypatch, tmp_path, "realsize", *flags)["runs"]
     assert row["inspect"]["exit"] == row["forget"]["exit"] == 0 and row["ratio"] > 1
+
+
+def test_asking(short, monkeypatch, tmp_path):
+    data = run(short, monkeypatch, tmp_path, "asking", "--people", "1", "--turns", "2")
+    assert data["same_answers"] and data["ratio"]["value"] > 1
 
 
 def test_the_rivals_step(short, monkeypatch, tmp_path):
