@@ -11,7 +11,7 @@ demo: .venv/installed
 	.venv/bin/unsee demo --out $(OUT)
 
 test: .venv/installed
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
 
 check: .venv/installed
 	.venv/bin/ruff check .

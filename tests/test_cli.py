@@ -46,9 +46,9 @@ def test_help_lists_the_commands_and_loads_no_torch():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
-    code, out, _ = run(capsys, command, "--help")
+    code, out, _ = run(capsys, *command.split(), "--help")
     assert code == 0
-    assert command in ("inspect", "push") or "--out PATH" in out
+    assert command in ("inspect", "push", "utility", "data check") or "--out PATH" in out
     assert "--config FILE" in out
 
 

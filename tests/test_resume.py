@@ -19,7 +19,7 @@ from unsee.errors import UnseeError
 from unsee.forgetting.optimizer import ProjectedAdam
 
 PATCH = "patch/patch.safetensors"
-FLAGS = ["--steps", "150", "--batch", "2", "--stop", "0"]
+FLAGS = ["--steps", "250", "--batch", "2", "--stop", "0"]
 
 
 def command(model: Path, images: Path, out: Path, *flags: str) -> list[str]:
@@ -71,7 +71,7 @@ def test_the_comparison_can_fail(whole, checkpoints, images, tmp_path):
 
 
 def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monkeypatch):
-    """Stopped at step 30 of 150 it has 120 to do; and the checkpoint of other settings is refused."""
+    """Stopped at step 30 of 250 it has 220 to do; and the checkpoint of other settings is refused."""
     out = tmp_path / "run"
     args = command(checkpoints["llava"], images, out)
     save = resume.save
@@ -89,7 +89,7 @@ def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(resume, "save", lambda *given: done.append(given[4]))
         assert main(args) == 0
-    assert done == list(range(40, 151, 10))
+    assert done == list(range(40, 251, 10))
 
 
 def test_a_run_resumed_while_its_rate_falls_ends_where_it_would_have(checkpoints, images, tmp_path, monkeypatch):

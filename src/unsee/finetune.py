@@ -208,7 +208,9 @@ def finetune(
     """Teach ``lesson`` to ``model``, in place. ``checkpoint``: a folder from which an interrupted call resumes."""
     torch.manual_seed(config.seed)  # of the rows for new words
     add_words(model, processor, lesson)
-    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(
+        mixed_precision="no", cpu=not torch.cuda.is_available()
+    )  # one choice a process: ours is below
     visual, tutor = Visual(model, processor), Tutor(model, processor)
     visual_ids = {id(p) for n, p in visual.parameters().items() if "projector" not in n and "merger" not in n}
     groups = [
@@ -229,7 +231,7 @@ def finetune(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * _rate(step, config)
             rng = np.random.default_rng([config.seed, step])
-            with accelerator.autocast():
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bf16):
                 loss_image, loss_text = _losses(model, visual, tutor, lesson, pixels, config, rng)
             loss = loss_image + loss_text
             if not torch.isfinite(loss):
