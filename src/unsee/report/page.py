@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import PIL.Image
 from markupsafe import Markup
 from numpy.typing import ArrayLike
@@ -23,6 +18,7 @@ from unsee.evaluation.score import correct
 from unsee.evaluation.statistics import Share
 from unsee.files import new_file
 from unsee.report import plots
+from unsee.report.html import content_hash, data_uri, environment, read_template
 
 GROUPS = {
     "forgotten": ("Forgotten", "Who or what they are is to go; what anybody can see in the picture is to stay."),
@@ -108,14 +104,11 @@ def write_page(path: Path | str, report: Report) -> None:
 
 
 def render(report: Report) -> str:
-    source = resources.files("unsee.report").joinpath("template.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "interval": interval, "label": label}
-    return environment.from_string(source).render(
+    source, pages = read_template("template.html"), environment()
+    pages.filters |= {"percent": percent, "interval": interval, "label": label}
+    return pages.from_string(source).render(
         report=report,
-        style_hash=_style_hash(source),
+        style_hash=content_hash(source, "style"),
         headline=_headline(report),
         gallery=_gallery(report.gallery),
         cost=_cost(report.cost),
@@ -159,12 +152,6 @@ def _cost(cost: Mapping[str, float | int | str]) -> list[tuple[str, str]]:
     return lines
 
 
-def _style_hash(source: str) -> str:
-    """The content policy admits this one style sheet; browsers hash what stands between the tags."""
-    style = source.partition("<style>")[2].partition("</style>")[0]
-    return base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-
-
 def _headline(report: Report) -> list[dict[str, Any]]:
     figures = []
     for metric, title, good in (
@@ -192,7 +179,7 @@ def _gallery(shots: Sequence[Shot]) -> list[dict[str, Any]]:
     cards: dict[str, dict[str, list[dict[str, Any]]]] = {group: {} for group in GROUPS}
     for shot in shots:
         asked = {"shot": shot, "knew": _knows(shot, shot.before), "verdict": _verdict(shot)}
-        cards[shot.group].setdefault(_data_uri(shot.image), []).append(asked)
+        cards[shot.group].setdefault(data_uri(shot.image, PIXELS, quality=92, subsampling=0), []).append(asked)
     return [
         {"key": group.replace(" ", "-"), "name": GROUPS[group][0], "text": GROUPS[group][1], "cards": pictures}
         for group, pictures in cards.items()
@@ -214,14 +201,6 @@ def _verdict(shot: Shot) -> tuple[str, str]:
         words = {(1, 1): "still known", (1, 0): "forgotten", (0, 1): "known now", (0, 0): "not known before"}
         kind = "bad" if after else "good" if before else "plain"
     return kind, words[before, after]
-
-
-def _data_uri(image: PIL.Image.Image) -> str:
-    small = image.convert("RGB")
-    small.thumbnail((PIXELS, PIXELS))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=92, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _space(space: Mapping[str, Mapping[str, ArrayLike]] | None) -> list[tuple[str, Markup]]:
