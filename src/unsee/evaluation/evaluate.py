@@ -97,10 +97,10 @@ def _over_seeds(figures: Mapping[str, Sequence[Figure]], seed: int) -> list[Row]
         if sign:
             runs.setdefault(base, []).append({figure.column.key: figure for figure in of if figure.values})
     found = []
-    for base, of in runs.items():
-        every = [key for key in of[0] if all(key in run for run in of)]
-        shares = {key: _mean_over([run[key] for run in of], seed) for key in every}
-        found.append(Row(f"{base}, {len(of)} seeds", {key: Cell.of(share) for key, share in shares.items()}))
+    for base, every in runs.items():
+        keys = [key for key in every[0] if all(key in run for run in every)]
+        shares = {key: _mean_over([run[key] for run in every], seed) for key in keys}
+        found.append(Row(f"{base}, {len(every)} seeds", {key: Cell.of(share) for key, share in shares.items()}))
     return found
 
 
