@@ -104,7 +104,7 @@ def test_teach_a_benchmark_and_not_its_forgotten(tmp_path, exported, checkpoints
     assert "one of the two" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["mllmu-llava-1.5-7b", "clear-qwen2-vl-7b", "umu-llava-1.5-7b"])
+@pytest.mark.parametrize("recipe", [path.stem for path in sorted((ROOT / "recipes").glob("*-*.sh"))])
 def test_a_recipe_runs_to_its_end(tmp_path, checkpoints, recipe):
     """The tiny twin: a small model of the same kind, exported data, few steps."""
     name, shape = recipe.partition("-")[0], "qwen2_vl" if "qwen2" in recipe else "llava"
