@@ -146,9 +146,12 @@ def _mean_and_worst(values: list[float], worst: Callable[[list[float]], float]) 
 
 def placed(text: str, mark: str, table: str) -> str:
     """``text`` with ``table`` between its ``<!-- mark -->`` lines."""
-    start, end = f"<!-- {mark} -->\n", f"\n<!-- /{mark} -->"
+    start, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
     before, _, rest = text.partition(start)
-    return before + start + "\n" + table + "\n" + end + rest.partition(end)[2]
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"no {end}")
+    return f"{before}{start}\n{table}\n\n{end}{after}"
 
 
 def tradeoff() -> None:
@@ -179,17 +182,17 @@ def families() -> str:
 
 def sizes() -> str:
     """README.md: what ``realsize.py`` measured."""
-    found = [_result(path.stem) for path in sorted(RESULTS.glob("realsize*.json"))]
+    found = {name: _result(name) for name in sorted(path.stem for path in RESULTS.glob("realsize*.json"))}
     rows = ["| checkpoint | on disk | read | inspect | forget: peak memory | over what it needs |", "|---" * 6 + "|"]
-    for run in (run for data in found for run in data["runs"]):
+    for run in (run for data in found.values() for run in data["runs"]):
         need, forget = run["denominator"], run["forget"]
         rows.append(
             f"| {run['shape']} | {run['weights_bytes'] / 1e9:.1f} GB | {run['visual_bytes'] / 1e9:.2f} GB | "
             f"{run['inspect']['seconds']:.1f} s | {forget['peak_mib'] / 1024:.2f} GiB | "
             f"{run['ratio']:.2f} × {need['mib'] / 1024:.2f} GiB |"
         )
-    origins = "\n".join(f"`{data['command']}`, commit {data['commit']}." for data in found)
-    return "\n\n".join(("\n".join(rows), origins, speed(), rivals()))
+    origins = ", ".join(f"[{name}.json](benchmarks/results/{name}.json)" for name in found)
+    return "\n\n".join(("\n".join(rows), f"Commands and commits: {origins}.", speed(), rivals()))
 
 
 def speed() -> str:
@@ -198,7 +201,7 @@ def speed() -> str:
     share = {name: data[name]["throughput"] for name in ("float32", "bfloat16")}
     shown = {n: f"{100 * s['value']:.0f} % [{100 * s['low']:.0f}, {100 * s['high']:.0f}]" for n, s in share.items()}
     return (
-        f"On that tower, recording statistics leaves {shown['float32']} of the bare pass's throughput in float32 "
+        f"On LLaVA's tower, recording statistics leaves {shown['float32']} of the bare pass's throughput in float32 "
         f"(aim 85), {shown['bfloat16']} in bfloat16. Null spaces of all layers that train take "
         f"{null['seconds']['trained']:.0f} s, of every layer {null['seconds']['every_layer']:.0f} s; a pass over 475 "
         f"images {null['pass_over_475_images']:.0f} s ([speed.json](benchmarks/results/speed.json))."
@@ -219,8 +222,20 @@ def rivals() -> str:
     )
 
 
+def asking() -> str:
+    """docs/evaluation.md: what ``asking.py`` measured, in a sentence."""
+    data = _result("asking")
+    ratio, same = data["ratio"], "the same answers" if data["same_answers"] else "OTHER answers"
+    return (
+        f"{data['questions']} questions on {data['images']} images, up to {data['tokens']} tokens, a small LLaVA, two "
+        f"cores: {ratio['value']:.1f} times as fast as one question at a time [{ratio['low']:.1f}, "
+        f"{ratio['high']:.1f}] (aim 8), {same}, {max(data['encoded'])} images encoded "
+        f"([asking.json](../benchmarks/results/asking.json): `{data['command']}`, commit {data['commit']})."
+    )
+
+
 def _range(ratios: dict[str, dict[str, float]], what: str) -> str:
-    return " to ".join(f"{pick(r[what] for r in ratios.values()):.1f}" for pick in (min, max))
+    return " to ".join(dict.fromkeys(f"{pick(r[what] for r in ratios.values()):.1f}" for pick in (min, max)))
 
 
 def _result(name: str) -> dict[str, Any]:
@@ -231,6 +246,7 @@ def _result(name: str) -> dict[str, Any]:
 TABLES = [
     ("docs/results.md", "details", details),
     ("docs/models.md", "families", families),
+    ("docs/evaluation.md", "asking", asking),
     ("README.md", "summary", summary),
     ("README.md", "sizes", sizes),
 ]
