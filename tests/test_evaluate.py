@@ -211,3 +211,14 @@ def test_seeds_get_a_row_with_their_mean() -> None:
     for key, cell in rows["ours, 2 seeds"].items():
         assert cell.value == pytest.approx((rows["ours#1"][key].value + rows["ours#2"][key].value) / 2, abs=1e-6)
     assert any("whole seeds" in note for note in table.notes)
+
+
+def test_models_that_lean_opposite_ways_are_apart() -> None:
+    """As far from no preference as gold, but towards the truth."""
+    like = {
+        "gold": lambda prompt, answer: 0.2 if answer.startswith("In ") else 0.8,
+        "ours": lambda prompt, answer: 0.8 if answer.startswith("In ") else 0.2,
+    }
+    table = evaluate(clear(), {name: Told(by_name, likes) for name, likes in like.items()}, "official").table
+    cells = {row.model: row.cells for row in table.rows}
+    assert cells["gold"]["js_to_gold"].value == 0 and cells["ours"]["js_to_gold"].value == 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from scipy.special import expit
+
 from unsee.data.benchmark import Benchmark, Entry
 from unsee.data.clear import CAPTION
 from unsee.evaluation import clear_score, metrics, statistics
@@ -114,7 +116,7 @@ def _quality(models: Mapping[str, Items], name: str, setting: Setting) -> list[F
         return []
     a, b = [ratio for _, ratio in ours], [ratio for _, ratio in gold]
     quality = clear_score.forget_quality(a, b)["log_p"]
-    bounded = [[clear_score.forget_truth(ratio) for ratio in of] for of in (a, b)]
+    bounded = [expit(of).tolist() for of in (a, b)]  # r / (1 + r), which keeps r and 1/r apart
     apart = clear_score.published_js(a, b) if setting.original else statistics.js(*bounded)
     return [
         Figure(Column("forget_quality", "forget quality", "higher", digits=1), cell=Cell(quality, n=len(a))),

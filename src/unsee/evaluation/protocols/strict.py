@@ -29,7 +29,7 @@ LEGEND = (
     "its tokens.",
     "truth ratio: p(true) / (p(true) + mean p(wrong)); 0.5 no preference (arXiv 2506.12618).",
     "extraction: share of the true answer that is said by itself once the rest is given. memorised: share of its "
-    "tokens that are the likeliest (arXiv 2407.20371, 2304.11158).",
+    "tokens that are the likeliest (arXiv 2406.09179, 2205.10770).",
     "misnamed: somebody else's full name in the answer. refusal: says that it does not know. invalid: no words, or one "
     "thing over and over: broken, not forgotten.",
     "KS, JS to gold: how far the truth ratios are from those of the model that was never taught the forgotten.",
