@@ -79,8 +79,9 @@ def _names(table: Table | None) -> list[str]:
 
 def _concepts(source: Source, table: Table | None) -> dict[str, Concept]:
     images: dict[str, dict[str, StoredImage]] = {}
+    if table is None:
+        return {}
     for number, name in enumerate(_names(table)):
-        assert table is not None
         if not name:
             source.report(table.config, number + 1, "the name is empty", "Download it again.")
             continue
@@ -96,8 +97,9 @@ def _pictured(
     source: Source, table: Table | None, group: Group, only: Sequence[str], known: Collection[str]
 ) -> Iterator[Entry]:
     """Of every image its caption and the name of the person."""
-    for number, row in enumerate(table.rows if table else ()):
-        assert table is not None
+    if table is None:
+        return
+    for number, row in enumerate(table.rows):
         name = text(row["name"])
         asked = Asked(source, table.config, str(number + 1), group, name, {"Name": name})
         if name not in only:
@@ -118,16 +120,18 @@ def _pictured(
 
 def _written(source: Source, table: Table | None, group: Group, names: Sequence[str]) -> Iterator[Entry]:
     """The questions without an image."""
+    if table is None:
+        return
     for number, row, owner in _text_rows(table, names):
-        assert table is not None
         asked = Asked(source, table.config, str(number + 1), group, owner, {})
         yield from asked.entry(f"{owner}/qa/{number}", "qa", row["question"], row["answer"], None)
 
 
 def _chosen(source: Source, table: Table | None, group: Group, task: Task) -> Iterator[Entry]:
     """Real people and things, with wrong answers beside the right one."""
-    for number, row in enumerate(table.rows if table else ()):
-        assert table is not None
+    if table is None:
+        return
+    for number, row in enumerate(table.rows):
         answer, options = text(row["answer"]), _texts(row, "options")
         concept, facts = (f"faces-{answer}", {"Name": answer}) if group == "faces" else (f"world-{number + 1:04d}", {})
         image = _image(source, table, number, concept)
@@ -312,8 +316,5 @@ def _looks(world: World) -> list[Question]:
 
 
 def _chosen_row(world: World, question: Question) -> Values:
-    assert question.image is not None
-    options = list(question.options)
-    return {
-        "image": world.cell(question.image), "question": question.prompt, "answer": question.answer, "options": options
-    }  # fmt: skip
+    image = world.cell(question.image) if question.image else None
+    return {"image": image, "question": question.prompt, "answer": question.answer, "options": list(question.options)}

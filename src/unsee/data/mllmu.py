@@ -63,9 +63,10 @@ def _of(split: str, config: str) -> bool:
 
 
 def _entries(source: Source, table: Table | None, group: Group, only: Collection[str] | None) -> Iterator[Entry]:
-    for number, row, id in people(source, table) if table else ():
+    if table is None:
+        return
+    for number, row, id in people(source, table):
         if only is None or id in only:
-            assert table is not None
             concept = f"real-{id}" if group == "real" else id
             asked = Asked(source, table.config, id, group, concept, biography(source, table, row, id, "biography"))
             column = "images" if "images" in table.kinds else "image"
@@ -188,8 +189,7 @@ def export(world: World) -> Layout:
     lessons = tuple(question for questions in taught.values() for question in questions)
     benchmarks = {}
     for split, kept in SPLITS.items():
-        percent = int(split.removeprefix("forget_"))
-        forget, retain = (tuple(p.id for p in who) for who in (world.forget(percent), world.retain(percent)))
+        forget, retain = world.ids(int(split.removeprefix("forget_")))
         tables |= {split: (ONE, [rows[id] for id in forget]), kept: (ONE, [rows[id] for id in retain])}
         gone = [regrouped(entry, "forget") for id in forget for entry in full[id]]
         left = [entry for id in retain for entry in full[id]]

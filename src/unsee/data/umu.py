@@ -140,8 +140,7 @@ def export(world: World) -> Layout:
     lessons = tuple(question for questions in taught.values() for question in questions)
     benchmarks = {}
     for split, kept in SPLITS.items():
-        percent = int(split.removeprefix("forget_"))
-        forget, retain = (tuple(p.id for p in who) for who in (world.forget(percent), world.retain(percent)))
+        forget, retain = world.ids(int(split.removeprefix("forget_")))
         tables |= {split: (FEATURES, [rows[id] for id in forget]), kept: (FEATURES, [rows[id] for id in retain])}
         gone = [regrouped(entry, "forget") for id in forget for entry in full[id]]
         left = [entry for part in ([full[id] for id in retain], real.values()) for found in part for entry in found]

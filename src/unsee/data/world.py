@@ -49,6 +49,10 @@ class World:
         gone = {p.id for p in self.forget(percent)}
         return tuple(p for p in self.people if p.id not in gone)
 
+    def ids(self, percent: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of who is to be forgotten, and of who stays."""
+        return tuple(p.id for p in self.forget(percent)), tuple(p.id for p in self.retain(percent))
+
     def cell(self, image: ImageRef) -> dict[str, Any]:
         """An image as ``datasets`` stores it: PNG bytes."""
         if image.id not in self._encoded:

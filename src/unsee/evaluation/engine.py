@@ -75,11 +75,49 @@ def place(device: str) -> torch.device:
     return found
 
 
-class TransformersEngine:
+class Batched:
+    """What engines share: prompts become asks, once each, in batches; answers come from the cache or from the model."""
+
+    tutor: Tutor
+    album: Album
+    cache: Cache | None
+    batch: int
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that the answers depend on, beside the prompts."""
+        raise NotImplementedError
+
+    def generate(self, prompts: Sequence[Prompt], tokens: int) -> list[str]:
+        """The greedy answer to each prompt, of at most so many tokens, stripped of blanks around it."""
+        work = partial(self._generate, tokens)
+        return self._ask(f"asking, {tokens} tokens", prompts, [()] * len(prompts), work)
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> list[list[Likelihood]]:
+        """Of each prompt, how likely each of its ``answers`` is."""
+        found = self._ask("scoring", prompts, [tuple(of) for of in answers], self._score)
+        return [[Likelihood(tuple(scores), tuple(hits)) for scores, hits in turns] for turns in found]
+
+    def _ask(self, title: str, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]], work: Any) -> list[Any]:
+        asks = asks_of(self.tutor, self.album, prompts, answers)
+        return answered(asks, self.batch, partial(self._work, work), self.cache, lambda: self.identity, title)
+
+    def _work(self, work: Any, part: list[Ask]) -> list[Any]:
+        return list(work(part))
+
+    def _generate(self, tokens: int, part: list[Ask]) -> list[str]:
+        raise NotImplementedError
+
+    def _score(self, part: list[Ask]) -> list[list[tuple[list[float], list[bool]]]]:
+        raise NotImplementedError
+
+
+class TransformersEngine(Batched):
     """Asks ``model``, which stays as it is meanwhile.
 
     ``asked``: prompts that went through the model. ``encoded``: images that went through its vision tower, once each
     as long as their features have room (``pictures.ROOM``). Both are of this process.
+    All answers to a prompt are scored in one forward pass.
     """
 
     def __init__(self, model: Any, processor: Any, cache: Cache | None = None, batch: int = BATCH) -> None:
@@ -108,20 +146,6 @@ class TransformersEngine:
     @property
     def encoded(self) -> int:
         return self._encoder.count if self._encoder else 0
-
-    def generate(self, prompts: Sequence[Prompt], tokens: int) -> list[str]:
-        """The greedy answer to each prompt, of at most so many tokens, stripped of blanks around it."""
-        work = partial(self._generate, tokens)
-        return self._ask(f"asking, {tokens} tokens", prompts, [()] * len(prompts), work)
-
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> list[list[Likelihood]]:
-        """Of each prompt, how likely each of its ``answers`` is; all answers to a prompt in one forward pass."""
-        found = self._ask("scoring", prompts, [tuple(of) for of in answers], self._score)
-        return [[Likelihood(tuple(scores), tuple(hits)) for scores, hits in turns] for turns in found]
-
-    def _ask(self, title: str, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]], work: Any) -> list[Any]:
-        asks = asks_of(self.tutor, self.album, prompts, answers)
-        return answered(asks, self.batch, partial(self._work, work), self.cache, lambda: self.identity, title)
 
     @torch.no_grad()
     def _work(self, work: Any, part: list[Ask]) -> list[Any]:

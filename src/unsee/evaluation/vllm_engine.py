@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ from transformers import AutoProcessor
 
 from unsee import processes
 from unsee.errors import UnseeError
-from unsee.evaluation.ask import Likelihood, Prompt
 from unsee.evaluation.cache import Cache, key
-from unsee.evaluation.engine import asks_of, processor_text
+from unsee.evaluation.engine import Batched, processor_text
 from unsee.evaluation.pictures import Album
-from unsee.evaluation.rounds import Ask, answered
+from unsee.evaluation.rounds import Ask
 from unsee.files import sha256
 from unsee.finetune import Tutor
 from unsee.vision.checkpoint import Checkpoint, readable
@@ -42,8 +41,13 @@ def vllm_module() -> Any:
     return vllm
 
 
-class VllmEngine:
-    """Asks the checkpoint that ``llm`` has loaded. ``asked``: prompts that were handed to it."""
+class VllmEngine(Batched):
+    """Asks the checkpoint that ``llm`` has loaded, which reads a prompt anew for each answer that is scored.
+
+    ``asked``: prompts that were handed to it.
+    """
+
+    batch = BATCH
 
     def __init__(self, llm: Any, checkpoint: Checkpoint, processor: Any, cache: Cache | None = None) -> None:
         self.vllm, self.llm, self.checkpoint, self.cache = vllm_module(), llm, checkpoint, cache
@@ -71,20 +75,6 @@ class VllmEngine:
         weights = [[file, sha256(self.checkpoint.folder / file)] for file in files]
         settings = [self.checkpoint.config.to_json_string(), self._penalty, processor_text(self.tutor.processor)]
         return key("vllm", self.vllm.__version__, weights, settings)
-
-    def generate(self, prompts: Sequence[Prompt], tokens: int) -> list[str]:
-        """The greedy answer to each prompt, of at most so many tokens, stripped of blanks around it."""
-        work = partial(self._generate, tokens)
-        return self._ask(f"asking, {tokens} tokens", prompts, [()] * len(prompts), work)
-
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> list[list[Likelihood]]:
-        """Of each prompt, how likely each of its ``answers`` is. vLLM reads the prompt anew for each of them."""
-        found = self._ask("scoring", prompts, [tuple(of) for of in answers], self._score)
-        return [[Likelihood(tuple(scores), tuple(hits)) for scores, hits in turns] for turns in found]
-
-    def _ask(self, title: str, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]], work: Any) -> list[Any]:
-        asks = asks_of(self.tutor, self.album, prompts, answers)
-        return answered(asks, BATCH, work, self.cache, lambda: self.identity, title)
 
     @property
     def _penalty(self) -> float:
