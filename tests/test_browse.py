@@ -6,17 +6,16 @@ import base64
 import hashlib
 import re
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tests.markup import Balanced
 from tests.small_benchmarks import Plain
 
 from unsee.evaluation.table import Cell, Column, Row, Table
 from unsee.report.browse import Page, Said, Shown, render, write_browser
 
 EVIL = "<script>alert('x')</script>\"'&{{ 7 * 7 }}</style></script>"
-VOID = {"meta", "img", "input"}
 
 
 def shown(place: int = 0, text: str = "Alba", image: bool = True, group: str = "forget") -> Shown:
@@ -36,46 +35,20 @@ def page(*asked: Shown, text: str = "Alba") -> Page:
     )
 
 
-class Read(HTMLParser):
-    """Tags, attributes and text; every element that opens is closed by its own end tag."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 @pytest.fixture(scope="module")
 def html() -> str:
     return render(page(shown(text=EVIL), shown(1, EVIL), shown(2, image=False, group="retain"), text=EVIL))
 
 
 def test_what_a_model_says_stays_text(html: str) -> None:
-    read = Read(html)
+    read = Balanced(html)
     assert read.tags.count("script") == 1 and read.tags.count("style") == 1 and "b" in read.tags
     assert read.text.count(EVIL) >= 8 and "alert('x')</script>" not in html
     assert "unsee <b>" in read.text
 
 
 def test_the_policy_admits_one_style_sheet_one_script_and_pictures_within(html: str) -> None:
-    read = Read(html)
+    read = Balanced(html)
     policy = next(value for _, value in read.attributes if value.startswith("default-src"))
     assert "default-src 'none'" in policy and "img-src data:" in policy and "unsafe" not in policy
     for tag in ("style", "script"):
@@ -85,7 +58,7 @@ def test_the_policy_admits_one_style_sheet_one_script_and_pictures_within(html: 
 
 
 def test_the_page_loads_nothing(html: str) -> None:
-    read = Read(html)
+    read = Balanced(html)
     assert not {"link", "iframe", "object", "embed", "base", "form", "a"} & set(read.tags)
     assert {value.partition(",")[0] for name, value in read.attributes if name == "src"} == {"data:image/jpeg;base64"}
     assert "http:" not in html and "https:" not in html and "@import" not in html and "url(" not in html
@@ -94,7 +67,7 @@ def test_the_page_loads_nothing(html: str) -> None:
 
 
 def test_each_picture_is_there_once_with_all_that_is_asked_about_it(html: str) -> None:
-    read = Read(html)
+    read = Balanced(html)
     assert read.tags.count("img") == 1 and html.count('<article class="card">') == 2
     assert html.count('class="ask"') == 3 and read.text.count("no picture") == 1
     picture = next(value for name, value in read.attributes if name == "src")
@@ -105,7 +78,7 @@ def test_without_its_script_everything_is_there_but_the_filters(html: str) -> No
     assert '<div class="bar" hidden>' in html
     asks = re.findall(r"<div class=\"ask\"[^>]*>", html)
     assert len(asks) == 3 and not [tag for tag in asks if "hidden" in tag]
-    assert Read(html).text.count("no answer") == 3
+    assert Balanced(html).text.count("no answer") == 3
 
 
 def test_states_and_scores_are_said_in_words(html: str) -> None:
@@ -126,18 +99,18 @@ def test_filters_offer_what_there_is(html: str) -> None:
     assert options["group"] == ["Forgotten", "Kept"] and options["task"] == ["cloze"]
     assert options["model"] == ["vanilla", "unsee &lt;b&gt;"]
     assert options["state"] == ["correct", "incorrect", "refusal", "invalid", "models differ"]
-    ids = [value for name, value in Read(html).attributes if name == "id"]
+    ids = [value for name, value in Balanced(html).attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    assert {value for name, value in Read(html).attributes if name == "for"} <= set(ids)
+    assert {value for name, value in Balanced(html).attributes if name == "for"} <= set(ids)
 
 
 def test_the_table_stands_figures_by_lines() -> None:
     html = render(page(shown()))
-    read = Read(html)
+    read = Balanced(html)
     assert re.findall(r'<th scope="col"[^>]*>(.*?)</th>', html) == ["Figure", "vanilla", "Alba"]
     assert "right Alba\u00a0↓" in read.text and "0.8000 to 0.950" not in read.text
     assert "0.800 to 0.950 · n 40" in read.text and "p 0.012" in read.text and "what is right" in read.text
-    bare = Read(render(Page("t", "l", [shown()])))
+    bare = Balanced(render(Page("t", "l", [shown()])))
     assert "table" not in bare.tags and "pre" not in bare.tags
 
 

@@ -4,12 +4,12 @@ import base64
 import hashlib
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from tests.markup import Balanced
 
 from unsee.errors import UnseeError
 from unsee.evaluation.statistics import Share
@@ -17,7 +17,6 @@ from unsee.report import Report, Shot, plots, write_page
 from unsee.report.page import METRICS, render
 
 EVIL = "<script>alert('x')</script>"
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 def share(value: float) -> Share:
@@ -52,36 +51,6 @@ def full() -> Report:
         misnamed=[{"forgotten": "Alba Ashafel", "named": "Cora Holdale", "share": 0.04}],
         facts={"command": "unsee demo --out out && echo <done>", "commit": "abc1234", "seed": "0"},
     )
-
-
-class Balanced(HTMLParser):
-    """Every element that opens is closed, by its own end tag."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="module")
