@@ -1,13 +1,10 @@
-"""What can be wrong with a checkpoint, a patch or a disk: one clear line, exit code 2, and every byte stays in place.
+"""What can be wrong with a checkpoint or a patch: one clear line, exit code 2, and every byte stays in place.
 
-All through the command line. The model is a tiny LLaVA in three shards: LANGUAGE, LOWER (visual, never trained) and
-UPPER (visual, trained), in a folder with everything that a folder from the hub has.
+All through the command line.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import shutil
@@ -19,94 +16,25 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests import families
+from tests.faults import (  # noqa: F401  (fixtures: base, model, made)
+    LANGUAGE,
+    LOWER,
+    UPPER,
+    apply_flags,
+    forget_flags,
+    given_base,
+    given_model,
+    given_run,
+    refused,
+    revert_flags,
+    weights,
+    write_llava,
+    write_shards,
+)
 from transformers import LlamaConfig, LlavaForConditionalGeneration
 
 from unsee.cli import main
 from unsee.vision.checkpoint import INDEX, read_header
-
-LANGUAGE, LOWER, UPPER = (f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3))
-SMALL = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "chat_template.jinja")
-FAST = ["--steps", "2", "--batch", "4", "--no-bf16"]
-
-
-def shard_of(name: str) -> str:
-    if "language_model" in name:
-        return LANGUAGE
-    return UPPER if any(part in name for part in ("layers.1.", "layers.2.", "projector")) else LOWER
-
-
-def write_shards(folder: Path, tensors: dict[str, torch.Tensor], place: Callable[[str], str]) -> None:
-    """Each tensor in the file that ``place`` names, and an index."""
-    shards = {name: place(name) for name in tensors}
-    for file in set(shards.values()):
-        save_file({n: t for n, t in tensors.items() if shards[n] == file}, folder / file, {"format": "pt"})
-    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": shards}, indent=2))
-
-
-def write_llava(folder: Path, seed: int = 0) -> Path:
-    model, processor = families.build("llava_clip", seed)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    single = folder / "model.safetensors"
-    write_shards(folder, load_file(single), shard_of)
-    single.unlink()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """Nobody may write into it."""
-    return write_llava(tmp_path_factory.mktemp("llava") / "model")
-
-
-@pytest.fixture(scope="module")
-def made(base, images, tmp_path_factory) -> Path:
-    """The folder of a run that forgot ada."""
-    out = tmp_path_factory.mktemp("made") / "run"
-    assert main(forget_flags(base, images, out)) == 0
-    return out
-
-
-@pytest.fixture
-def model(base, tmp_path) -> Path:
-    """A copy to spoil."""
-    return Path(shutil.copytree(base, tmp_path / "model"))
-
-
-def forget_flags(model: Path | str, images: Path, out: Path, concepts: str = "ada") -> list[str]:
-    known, neutral = str(images / "known"), str(images / "neutral")
-    return ["forget", "--model", str(model), "--forget", known, "--retain", known, "--concepts", concepts,
-            "--neutral", neutral, "--out", str(out), *FAST]  # fmt: skip
-
-
-def apply_flags(model: Path | str, patch: Path, out: Path) -> list[str]:
-    return ["apply", "--model", str(model), "--patch", str(patch), "--out", str(out)]
-
-
-def revert_flags(model: Path, undo: Path, out: Path) -> list[str]:
-    return ["revert", "--model", str(model), "--undo", str(undo), "--out", str(out)]
-
-
-def tree(root: Path) -> dict[str, str]:
-    """Every path below, hidden ones too, with a hash of its bytes."""
-    return {
-        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "folder"
-        for p in root.rglob("*")
-    }
-
-
-def refused(capsys, flags: list[str], root: Path) -> str:
-    """The one line that tells why; below ``root`` all is as it was."""
-    before = tree(root)
-    code = main(flags)
-    err = capsys.readouterr().err
-    lines = err.splitlines()
-    assert code == 2 and lines[-1].startswith("error: ") and err.count("error: ") == 1 and "Traceback" not in err
-    assert tree(root) == before
-    return str(lines[-1])
-
 
 # A checkpoint that is damaged where visual tensors are.
 
@@ -369,10 +297,6 @@ def stack(base, made, images, tmp_path_factory) -> Path:
     return root
 
 
-def weights(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "unsee.json"}
-
-
 def recorded(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads((folder / "unsee.json").read_text())["patches"])
 
@@ -405,158 +329,3 @@ def test_a_damaged_record_of_patches(text, model, made, tmp_path, capsys):
     (model / "unsee.json").write_text(text)
     said = refused(capsys, apply_flags(model, made / "patch", tmp_path / "no"), tmp_path)
     assert "unsee.json' is damaged" in said
-
-
-# A disk that is full, read-only, or another one.
-
-
-def no_space(*_: object, **__: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def half(source: Path, target: Path) -> None:
-    """What a copy leaves when the disk fills up on the way."""
-    if Path(target).suffix == ".safetensors":
-        Path(target).write_bytes(Path(source).read_bytes()[:1000])
-        no_space()
-    Path(target).write_bytes(Path(source).read_bytes())
-
-
-def test_too_little_space(model, made, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
-    said = refused(capsys, apply_flags(model, made / "patch", tmp_path / "new"), tmp_path)
-    assert "the patched checkpoint takes" in said and "Make room, or give --out elsewhere" in said
-
-
-def test_space_for_the_patched_shards_is_enough(base, made, tmp_path, monkeypatch):
-    enough = (base / UPPER).stat().st_size
-    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, enough))
-    assert main(apply_flags(base, made / "patch", tmp_path / "new")) == 0
-
-
-def test_the_disk_fills_up_while_a_shard_is_copied(model, made, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("shutil.copyfile", half)
-    said = refused(capsys, apply_flags(model, made / "patch", tmp_path / "new"), tmp_path)
-    assert "No space left on device. Nothing was left behind" in said and ".tmp-" not in said
-
-
-def test_a_target_that_cannot_be_made(model, images, made, tmp_path, capsys, monkeypatch):
-    def denied(path: str, *_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-
-    monkeypatch.setattr("os.mkdir", denied)
-    said = refused(capsys, apply_flags(model, made / "patch", tmp_path / "new"), tmp_path)
-    assert f"could not write '{tmp_path / 'new'}': Permission denied" in said
-    assert "cannot write beside" in refused(capsys, forget_flags(model, images, tmp_path / "run"), tmp_path)
-
-
-def test_a_target_below_a_file(model, made, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    said = refused(capsys, apply_flags(model, made / "patch", tmp_path / "file" / "new"), tmp_path)
-    assert "could not write" in said and "Not a directory" in said
-
-
-def test_a_target_that_exists(model, made, tmp_path, capsys):
-    assert "exists already" in refused(capsys, apply_flags(model, made / "patch", model), tmp_path)
-
-
-@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (RuntimeError, None)])
-def test_an_apply_that_is_stopped_leaves_nothing(stop, code, model, made, tmp_path, monkeypatch):
-    def stopped(*_: object) -> None:
-        raise stop
-
-    monkeypatch.setattr("unsee.vision.patch._write", stopped)
-    before = tree(tmp_path)
-    if code:
-        assert main(apply_flags(model, made / "patch", tmp_path / "new")) == code
-    else:
-        with pytest.raises(stop):
-            main(apply_flags(model, made / "patch", tmp_path / "new"))
-    assert tree(tmp_path) == before
-
-
-def test_shards_that_cannot_be_linked_are_copied(base, made, tmp_path, capsys, monkeypatch):
-    def elsewhere(*_: object) -> None:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-
-    assert main(apply_flags(base, made / "patch", tmp_path / "linked")) == 0
-    monkeypatch.setattr("os.link", elsewhere)
-    capsys.readouterr()
-    assert main(apply_flags(base, made / "patch", tmp_path / "copied")) == 0
-    said = capsys.readouterr().err
-    assert [f for f in (LANGUAGE, LOWER, UPPER) if f"copying {f}: it cannot be linked there" in said] == [
-        LANGUAGE,
-        LOWER,
-    ]
-    assert tree(tmp_path / "copied") == tree(tmp_path / "linked")
-    assert not any(p.samefile(base / p.name) for p in (tmp_path / "copied").glob("*.safetensors"))
-
-
-# What a folder looks like after apply, and that the given one is only read.
-
-
-def test_apply_links_what_stays_and_copies_what_may_be_rewritten(base, made, tmp_path):
-    new = tmp_path / "new"
-    assert main(apply_flags(base, made / "patch", new)) == 0
-    assert {p.name for p in new.iterdir()} == {p.name for p in base.iterdir()} | {"unsee.json"}
-    assert [f for f in (LANGUAGE, LOWER, UPPER) if (new / f).samefile(base / f)] == [LANGUAGE, LOWER]
-    for file in (INDEX, *SMALL):
-        assert (new / file).read_bytes() == (base / file).read_bytes() and not (new / file).samefile(base / file)
-    patch, old, changed = (load_file(f) for f in (made / "patch" / "patch.safetensors", base / UPPER, new / UPPER))
-    assert {n for n in old if not torch.equal(old[n], changed[n])} == set(patch)
-    assert all(torch.equal(changed[n], t) for n, t in patch.items())
-    assert old.keys() == changed.keys() and (new / UPPER).stat().st_size == (base / UPPER).stat().st_size
-
-
-def test_other_formats_are_left_out_and_told(model, made, tmp_path, capsys):
-    others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors", "original/a.pth"]
-    for file in others:
-        (model / file).parent.mkdir(exist_ok=True)
-        (model / file).write_bytes(b"what was forgotten")
-    (model / "original" / "params.json").write_text("{}")
-    assert main(apply_flags(model, made / "patch", tmp_path / "new")) == 0
-    said = capsys.readouterr().err
-    assert [f for f in others if f"left out {f}: weights in another format" in said] == others
-    assert {p.name for p in (tmp_path / "new").rglob("*")} & {Path(f).name for f in others} == set()
-    assert (tmp_path / "new" / "original" / "params.json").read_text() == "{}"
-
-
-def test_the_given_folder_is_only_read(model, images, made, tmp_path):
-    """A file that is made and removed again would change the folder's time."""
-    for path in (*model.iterdir(), model):
-        path.chmod(path.stat().st_mode & ~0o222)
-    before = [p.stat().st_mtime_ns for p in (model, *model.iterdir())], tree(model)
-    assert main(forget_flags(model, images, tmp_path / "run")) == 0
-    assert main(apply_flags(model, tmp_path / "run" / "patch", tmp_path / "new")) == 0
-    assert ([p.stat().st_mtime_ns for p in (model, *model.iterdir())], tree(model)) == before
-    assert (tmp_path / "new" / UPPER).stat().st_mode & 0o200
-    assert tree(tmp_path / "run" / "patch") == tree(made / "patch")
-
-
-@pytest.fixture
-def cache(base, tmp_path) -> Path:
-    """A snapshot as the hub's cache has it: links to blobs. Its root, two folders above, is a repository."""
-    snapshot = tmp_path / "models--o--n" / "snapshots" / "0123abcd"
-    blobs = snapshot.parents[1] / "blobs"
-    blobs.mkdir(parents=True)
-    snapshot.mkdir(parents=True)
-    for file in base.iterdir():
-        blob = hashlib.sha256(file.read_bytes()).hexdigest()
-        shutil.copyfile(file, blobs / blob)
-        (snapshot / file.name).symlink_to(Path("../../blobs") / blob)
-    return snapshot
-
-
-def test_a_folder_of_links_into_the_hubs_cache(cache, base, images, made, tmp_path):
-    root = cache.parents[1]
-    before = tree(root)
-    assert main(forget_flags(cache, images, tmp_path / "run")) == 0
-    assert tree(tmp_path / "run" / "patch") == tree(made / "patch")
-    new = tmp_path / "new"
-    assert main(apply_flags(cache, tmp_path / "run" / "patch", new)) == 0
-    assert tree(root) == before and all((cache / f).is_symlink() for f in (LANGUAGE, LOWER, UPPER, *SMALL))
-    assert not any(p.is_symlink() for p in new.rglob("*"))
-    assert [f for f in (LANGUAGE, LOWER, UPPER) if (new / f).samefile((cache / f).resolve())] == [LANGUAGE, LOWER]
-    assert not any((new / f).samefile(cache / f) for f in (INDEX, *SMALL))
-    assert main(revert_flags(new, tmp_path / "run" / "undo", tmp_path / "old")) == 0
-    assert weights(tmp_path / "old") == weights(base)
