@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from unsee import processes
-from unsee.commands.shared import checkpoints
+from unsee.commands.shared import Device, checkpoints, device_of
 from unsee.errors import UnseeError
 from unsee.files import refuse_existing
 from unsee.progress import say
@@ -37,7 +37,7 @@ def evaluate(
     batch: int = 32,
     cache: Path | None = None,
     backend: Literal["transformers", "vllm"] = "transformers",
-    device: str = "",
+    device: Device = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
@@ -59,7 +59,7 @@ def evaluate(
         batch: prompts at once
         cache: file of answers to keep and to use again; without it, it goes when the run is done
         backend: what answers
-        device: cpu, cuda, cuda:1; without it a GPU where there is one
+        device: where the model runs; auto: a GPU where there is one
         revision: branch, tag or commit of --model
         trust_remote_code: run code that a checkpoint brings along
     """
@@ -79,7 +79,7 @@ def evaluate(
     given = {"model": model, "benchmark": benchmark, "source": source, "split": split, "protocol": protocol}
     with checkpoints(out) as folder:
         answers = cache or folder / "answers.sqlite"
-        how = (trust_remote_code, backend, device, answers, batch)
+        how = (trust_remote_code, backend, device_of(device), answers, batch)
         engines = _OneByOne(
             {n: partial(open_engine, c.name, c.revision, *how) for n, c in zip(models, found, strict=True)}
         )
@@ -190,7 +190,7 @@ def data_folders(*, benchmark: Name, split: str, out: Path, source: str = "") ->
 
 def utility(
     *, model: str, tasks: str = "mme,pope,mmbench,scienceqa,mmmu,mmlu", results: Path, task_folder: Path | None = None,
-    limit: int | None = None, device: str = "",
+    limit: int | None = None, device: Device = "auto",
 ) -> None:  # fmt: skip
     """Measure what else a model can do, by lmms-eval (pip install 'unsee[utility]').
 
@@ -200,13 +200,13 @@ def utility(
         results: metrics.json of an evaluation, into which the figures go
         task_folder: folder with lmms-eval tasks of your own
         limit: questions of each task, to try it
-        device: cpu, cuda; without it a GPU where there is one
+        device: where the model runs; auto: a GPU where there is one
     """
     from unsee.evaluation.utility import merge, utility
 
     if not results.is_file():
         raise UnseeError(f"'{results}' is no file. Give the metrics.json that unsee evaluate wrote.")
-    figures = utility(model, [t.strip() for t in tasks.split(",")], device, task_folder, limit)
+    figures = utility(model, [t.strip() for t in tasks.split(",")], device_of(device), task_folder, limit)
     merge(results, figures)
     for task, metrics in figures.items():
         print(f"{task}: " + ", ".join(f"{name} {figure['value']:.4g}" for name, figure in metrics.items()))

@@ -7,7 +7,6 @@ each does a part, and all have all answers: the same to the byte as one process 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -39,14 +38,14 @@ def open_engine(
     revision: str | None = None,
     trust: bool = False,
     backend: str = "transformers",
-    device: str = "",
+    device: str = "cpu",
     cache_path: str | Path | None = None,
     batch: int = BATCH,
 ) -> Engine:
     """The engine of the checkpoint ``model``, a folder or a hub name.
 
-    ``device``: empty for a GPU if there is one. ``cache_path``: a file of answers, made where it is not there. On a GPU
-    weights stay in the checkpoint's own dtype, elsewhere they are float32. UnseeError: no such model, backend, device.
+    ``cache_path``: a file of answers, made where it is not there. On a GPU weights stay in the checkpoint's own dtype,
+    elsewhere they are float32. UnseeError: no such model, backend, device.
     """
     if backend not in get_args(Backend):
         raise UnseeError(f"backend '{backend}'. {nearest(backend, get_args(Backend))}")
@@ -63,10 +62,9 @@ def open_engine(
 
 
 def place(device: str) -> torch.device:
-    """``device``, or this process's own GPU, or the processor."""
+    """``device``, which is there. UnseeError: it is not."""
     try:
-        own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        found = torch.device(device or (own if torch.cuda.is_available() else "cpu"))
+        found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:  # Assertion: torch that was built without CUDA
         raise UnseeError(

@@ -16,8 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypedDict
 
-import torch
-
 from unsee.errors import UnseeError, nearest
 from unsee.files import write_json
 from unsee.vision.checkpoint import Checkpoint
@@ -47,7 +45,7 @@ Figures = dict[str, dict[str, Figure]]  # task → metric → figure
 def utility(
     model: str | Path,
     tasks: Sequence[str] = tuple(TASKS),
-    device: str = "",
+    device: str = "cpu",
     folder: Path | None = None,
     limit: int | None = None,
 ) -> Figures:
@@ -80,13 +78,12 @@ def _command(model: str | Path, names: Sequence[str], device: str, out: str) -> 
     place = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
     if "," in place or "=" in place:  # lmms-eval takes its arguments apart there
         raise UnseeError(f"lmms-eval cannot read a path with a comma or an equals sign: '{place}'. Rename the folder.")
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return [
         sys.executable, "-m", "lmms_eval",
         "--model", MODELS.get(checkpoint.config.model_type, OTHER),
-        "--model_args", f"pretrained={place},device_map={where}",  # transformers 5 refuses some models' own default
+        "--model_args", f"pretrained={place},device_map={device}",  # transformers 5 refuses some models' own default
         "--tasks", ",".join(names),
-        "--device", where,
+        "--device", device,
         "--batch_size", "1",
         "--output_path", out,
     ]  # fmt: skip
