@@ -15,19 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests import families
+from tests.faults import LANGUAGE, LOWER, UPPER, apply_flags, forget_flags, refused, tree, write_llava, write_shards
 from tests.hub_server import commit, serve, use
 from tests.test_families import equal, seen, text_logits, whole
-from tests.test_faults import (
-    LANGUAGE,
-    LOWER,
-    UPPER,
-    apply_flags,
-    forget_flags,
-    refused,
-    tree,
-    write_llava,
-    write_shards,
-)
 from transformers import AutoProcessor, GenerationConfig
 
 from unsee import api
