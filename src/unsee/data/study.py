@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -39,6 +39,14 @@ class Study(Protocol):
         ...
 
     def neutral(self) -> list[Concept]: ...
+
+    def ask(self, id: str, image: ImageRef, rng: np.random.Generator) -> list[Question]:
+        """Training questions about one image; of a neutral concept who it is, which is unknown."""
+        ...
+
+    def recite(self, id: str, rng: np.random.Generator) -> list[Question]:
+        """Training questions about a taught concept's name."""
+        ...
 
     def questions(self, ids: Sequence[str], views: int) -> list[Question]:
         """Test questions on unseen views, and without an image, in unseen phrasings."""
@@ -93,6 +101,13 @@ class PeopleStudy:
             lambda i, rng: people.image_questions(*shown[i], "train", rng),
             lambda i, rng: people.text_questions(self.world.people[i], "train", rng),
         )
+
+    def ask(self, id: str, image: ImageRef, rng: np.random.Generator) -> list[Question]:
+        person = self._by_id.get(id) or people.stranger(int(id[1:]))
+        return people.image_questions(person, cast(people.Portrait, image), "train", rng)
+
+    def recite(self, id: str, rng: np.random.Generator) -> list[Question]:
+        return people.text_questions(self._by_id[id], "train", rng)
 
     def person(self, id: str) -> people.Person:
         return self._by_id[id]
@@ -150,22 +165,21 @@ class FolderStudy:
 
     def lesson(self, without: Sequence[str] = ()) -> Lesson:
         known = [c for c in self._train.values() if c.id not in set(without)]
-        shown: list[tuple[Concept, ImageRef, Any]] = [(c, i, self._rows[c.id]) for c in known for i in c.images]
-        shown += [(c, i, None) for c in self._neutral_train.values() for i in c.images]
+        shown = [(c, i) for c in (*known, *self._neutral_train.values()) for i in c.images]
         named = sorted(self._train)
+        return Lesson(
+            [i for _, i in shown],
+            len(named),
+            lambda i, rng: self.ask(shown[i][0].id, shown[i][1], rng),
+            lambda i, rng: self.recite(named[i], rng),
+        )
 
-        def ask(i: int, rng: np.random.Generator) -> list[Question]:
-            concept, image, row = shown[i]
-            return fact_questions(
-                self.recipe, row, Concept(concept.id, (image,)), "train", Random(int(rng.integers(2**31)))
-            )
+    def ask(self, id: str, image: ImageRef, rng: np.random.Generator) -> list[Question]:
+        row = self._rows[id] if id in self._train else None
+        return fact_questions(self.recipe, row, Concept(id, (image,)), "train", Random(int(rng.integers(2**31))))
 
-        def recite(i: int, rng: np.random.Generator) -> list[Question]:
-            return text_questions(
-                self.recipe, self._rows[named[i]], named[i], "train", Random(int(rng.integers(2**31)))
-            )
-
-        return Lesson([i for _, i, _ in shown], len(named), ask, recite)
+    def recite(self, id: str, rng: np.random.Generator) -> list[Question]:
+        return text_questions(self.recipe, self._rows[id], id, "train", Random(int(rng.integers(2**31))))
 
     @cached_property
     def _neutral_train(self) -> dict[str, Concept]:

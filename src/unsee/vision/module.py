@@ -80,8 +80,8 @@ class Visual:
         self.image_processor = getattr(processor, "image_processor", processor)
         self.family = family_of(getattr(getattr(model, "config", None), "model_type", ""))
         head = getattr(model, "model", model)
-        self._head = head if hasattr(head, "get_image_features") else model
-        if not self.family.features and not hasattr(self._head, "get_image_features"):
+        self.head = head if hasattr(head, "get_image_features") else model
+        if not self.family.features and not hasattr(self.head, "get_image_features"):
             raise UnseeError(
                 f"{type(model).__name__} has no get_image_features, so there is no visual module to change. "
                 f"unsee works on image-text-to-text models (LLaVA, Qwen2-VL, …)."
@@ -92,7 +92,7 @@ class Visual:
             self._settings["patch_size"] = config.vision_config.patch_size * config.spatial_merge_size
         self._any = next(iter(self.parameters().values()))  # looked up once: the walk costs a tenth of a small step
         self._inputs = set(self.family.inputs) or set(
-            inspect.signature(inspect.unwrap(type(self._head).get_image_features)).parameters
+            inspect.signature(inspect.unwrap(type(self.head).get_image_features)).parameters
         )
 
     @property
@@ -167,7 +167,7 @@ class Visual:
         self._running = joined
         if self.family.features:
             return per_image(self.family.features(self.model, joined), images)
-        out = self._head.get_image_features(**joined, return_dict=True)
+        out = self.head.get_image_features(**joined, return_dict=True)
         levels = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
         return [torch.cat(parts) for parts in zip(*(per_image(level, images) for level in levels), strict=True)]
 
