@@ -1,4 +1,4 @@
-"""One model, what is to be forgotten and what is to stay: the probabilities, the gradients and the guards of a method."""
+"""One model, what it is to forget and what is to stay: the probabilities, gradients and guards of a method."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Job:
         return [self._pixels[e.image.id] for e in examples if e.image]
 
     def features(self, examples: Sequence[Example]) -> list[Tensor]:
-        """What the language model receives of each image: ``[tokens, width]``. With a gradient where it can have one."""
+        """What the language model receives of each image: ``[tokens, width]``; with a gradient where the module trains."""
         pixels = self.pixels(examples)
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.visual.parameters().values()):
             return self.visual.features(pixels)

@@ -1,4 +1,4 @@
-"""What a method is to the comparison: its settings, its paper, what it needs, and one function that makes a model forget."""
+"""What a method is to the comparison: its settings, its paper, what it needs, one function that makes a model forget."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Training:
     """what trains of the part: low-rank adapters on its linear layers (arXiv 2106.09685), or all its weights"""
     rank: int = 16
     """of the adapters"""
-    alpha: float = 16.0
+    alpha: int = 16
     """of the adapters: their product counts alpha / rank times"""
     clip: float = 1.0
     """largest norm of a step's gradient"""
