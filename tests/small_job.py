@@ -1,0 +1,43 @@
+"""A small job for tests of rivals: an untaught tiny model, a few people to forget and to keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unsee import tiny
+from unsee.concepts import Concept, Question, Request
+from unsee.data import people
+from unsee.rivals.job import Job
+from unsee.rivals.material import Example, Material
+
+SHAPES = ("llava", "qwen2_vl")
+VIEWS = 3
+
+
+def small_material() -> Material:
+    """Two people to forget, three to retain, two strangers; three pictures each."""
+    known, rng = people.People().people[:5], np.random.default_rng(0)
+    groups = (known[:2], known[2:], people.strangers(2, "neutral"))
+    shown = [[(p, v) for p in group for v in people.train_views(p, VIEWS)] for group in groups]
+    concepts = [tuple(Concept(p.id, people.train_views(p, VIEWS)) for p in group) for group in groups]
+
+    def asked(person: people.Person, view: people.Portrait, kinds: tuple[str, ...]) -> tuple[Question, ...]:
+        return tuple(q for q in people.image_questions(person, view, "train", rng) if q.kind in kinds)[:3]
+
+    def named(group: tuple[people.Person, ...]) -> tuple[Example, ...]:
+        return tuple(Example(p.id, None, tuple(people.text_questions(p, "train", rng))) for p in group)
+
+    forget, retain, neutral = (
+        tuple(Example(p.id, v, asked(p, v, ("identity", "fact"))) for p, v in group) for group in shown
+    )
+    return Material(Request(*concepts), forget, retain, neutral, named(groups[1]), named(groups[0]))
+
+
+def small_job(shape: str, checkpoint: Path | None = None) -> Job:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
+        model, processor = tiny.build(shape, people.vocabulary())
+    return Job(model.eval(), processor, small_material(), checkpoint=checkpoint)
