@@ -93,7 +93,7 @@ class Job:
         return [self._pixels[e.image.id] for e in examples if e.image]
 
     def features(self, examples: Sequence[Example]) -> list[Tensor]:
-        """What the language model receives of each image: ``[tokens, width]``; with a gradient where the module trains."""
+        """What the language model receives of each image, ``[tokens, width]``; with a gradient where that trains."""
         pixels = self.pixels(examples)
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.visual.parameters().values()):
             return self.visual.features(pixels)

@@ -1,4 +1,4 @@
-"""What a method is to the comparison: its settings, its paper, what it needs, one function that makes a model forget."""
+"""What a method is to the comparison: its settings, paper and needs, and one function that makes a model forget."""
 
 from __future__ import annotations
 
