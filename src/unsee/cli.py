@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from unsee import __version__, processes
-from unsee.commands import benchmarks, forgetting, models, studies
+from unsee.commands import benchmarks, comparing, forgetting, models, studies
 from unsee.errors import UnseeError, nearest
 from unsee.progress import say
 
@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "push": models.push,
     "evaluate": benchmarks.evaluate,
     "utility": benchmarks.utility,
+    "compare": comparing.compare,
     "data check": benchmarks.data_check,
     "data export": benchmarks.data_export,
     "data folders": benchmarks.data_folders,
@@ -43,7 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": studies.pretrain,
     "questions": studies.questions,
 }
-RESUME = ("forget", "finetune", "evaluate")  # the same command again goes on where it was stopped
+RESUME = ("forget", "finetune", "evaluate", "compare")  # the same command again goes on where it was stopped
 SHARED = ("forget", "statistics", "evaluate")  # several processes can do them together
 CONFIG_HELP = "--config FILE reads flags from a YAML file, such as the config.yaml of a run; flags given beside it win."
 

@@ -17,6 +17,7 @@ from unsee import processes
 
 LINE_EVERY = 10.0  # seconds between two plain lines
 _inside = ContextVar("inside", default=False)  # whether progress of some work is being shown
+_silent = ContextVar("silent", default=False)
 
 
 class Tick(Protocol):
@@ -38,6 +39,17 @@ def progress(title: str, total: int) -> Iterator[Tick]:
             yield tick
     finally:
         _inside.reset(token)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Within: work says nothing, because what called it tells how far it is."""
+    inside, silent = _inside.set(True), _silent.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(inside)
+        _silent.reset(silent)
 
 
 @contextmanager
@@ -68,5 +80,5 @@ def _plain(title: str, total: int) -> Tick:
 
 def say(text: str) -> None:
     """One line for the person who waits, once whatever the number of processes; standard output is for results."""
-    if processes.first():
+    if processes.first() and not _silent.get():
         print(text, file=sys.stderr, flush=True)

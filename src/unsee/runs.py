@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -67,15 +68,29 @@ def manifest(
         },
         "forgotten": dict(zip(result.patch.info["forgotten"], [c.id for c in request.forget], strict=True)),
         "seed": asked["seed"],
-        "machine": {
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "processes": processes.count(),
-        },
+        "machine": machine(),
         "seconds": {k.removesuffix("_seconds"): round(v, 2) for k, v in seconds.items()},
         "peak_memory_mib": round(peak_memory() / 2**20),
     }
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": processes.count(),
+    }
+
+
+def revision() -> str:
+    """The commit of the source tree that runs; of an installed package its version."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git here
+        found = ""
+    return found or unsee.__version__
 
 
 def resolved(config: Any, **flags: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from unsee.errors import UnseeError
 from unsee.files import refuse_existing
 
 if TYPE_CHECKING:
-    from unsee.data.study import Lesson, Study
+    from unsee.data.study import Lesson
 
 
 def pretrain(
@@ -77,7 +77,9 @@ def finetune(
     if benchmark:
         lesson = _benchmark_lesson(benchmark, source, split or without, without)
     else:
-        study = _study(data, facts, recipe)
+        from unsee.data.study import study_of
+
+        study = study_of(data, facts, recipe)
         lesson = study.lesson(study.split(without, draw)[0] if without else ())
     from unsee.finetune import finetune
     from unsee.vision.module import load_full
@@ -97,16 +99,6 @@ def _benchmark_lesson(benchmark: str, source: str, split: str, without: str) -> 
     if not without:
         return lesson(opened)
     return lesson(opened, opened.forget if without == split else open_benchmark(benchmark, source, without).forget)
-
-
-def _study(data: str, facts: Path | None, recipe: Path | None) -> Study:
-    from unsee.data.study import FolderStudy, PeopleStudy
-
-    if data == "people":
-        return PeopleStudy()
-    if facts is None or recipe is None:
-        raise UnseeError(f"--data {data} is a folder: --facts CSV and --recipe YAML tell what to teach about it.")
-    return FolderStudy(data, facts, recipe)
 
 
 def questions(*, images: Path, recipe: Path, out: Path, facts: Path | None = None) -> None:

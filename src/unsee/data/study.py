@@ -148,6 +148,7 @@ class FolderStudy:
         if lost:
             raise UnseeError(f"'{table}' has no row for {len(lost)} concept(s) of '{root}': {', '.join(lost[:5])}.")
         order = np.random.default_rng([seed, 1]).permutation(sorted(self._train)).tolist()
+        held_out = min(held_out, len(order) // 4)
         self.held_out = tuple(sorted(order[:held_out]))
         self.taught = tuple(sorted(order[held_out:]))
         self.seed = seed
@@ -203,3 +204,12 @@ class FolderStudy:
     def stranger_questions(self, n: int) -> list[Question]:
         strangers = [c for k, c in sorted(self._neutral.items()) if k not in self._neutral_train][:n]
         return [q for c in strangers for q in fact_questions(self.recipe, None, c, "test")]
+
+
+def study_of(data: str, facts: Path | str | None = None, recipe: Path | str | None = None) -> Study:
+    """``people``, the embedded world, or a folder with its table of facts and a recipe of phrasings."""
+    if data == "people":
+        return PeopleStudy()
+    if facts is None or recipe is None:
+        raise UnseeError(f"--data {data} is a folder: --facts CSV and --recipe YAML tell what is known about it.")
+    return FolderStudy(data, facts, recipe)

@@ -138,11 +138,16 @@ def _wrong(answers: Sequence[str], true: str, rng: np.random.Generator) -> list[
 
 def metrics(items: Iterable[Item]) -> dict[str, statistics.Share]:
     """Shares with 95 % intervals over concepts: forget_names, forget_unknown, retain_facts, strangers_unknown …"""
-    columns: dict[str, list[tuple[float, str]]] = {}
+    return {n: statistics.share([v for v, _ in column], [c for _, c in column]) for n, column in columns(items).items()}
+
+
+def columns(items: Iterable[Item]) -> dict[str, list[tuple[float, str]]]:
+    """Of each figure, every item's value and concept."""
+    found: dict[str, list[tuple[float, str]]] = {}
     for item in items:
         for name, value in _figures(item):
-            columns.setdefault(name, []).append((value, item.question.concept))
-    return {n: statistics.share([v for v, _ in column], [c for _, c in column]) for n, column in columns.items()}
+            found.setdefault(name, []).append((value, item.question.concept))
+    return found
 
 
 def _figures(item: Item) -> Iterable[tuple[str, float]]:

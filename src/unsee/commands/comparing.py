@@ -1,0 +1,86 @@
+"""Methods side by side."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from unsee.commands.shared import Device, device_of
+from unsee.errors import UnseeError
+
+
+def compare(
+    *,
+    out: Path,
+    model: Path | None = None,
+    gold: Path | None = None,
+    data: str = "people",
+    facts: Path | None = None,
+    recipe: Path | None = None,
+    split: str = "forget_10",
+    methods: str = "",
+    trials: int = 8,
+    seeds: int = 3,
+    lr: float = 1e-3,
+    steps: int = 0,
+    batch: int = 8,
+    jobs: int = 1,
+    device: Device = "auto",
+) -> None:
+    """Put published methods beside unsee: tuned alike, measured on the same questions, in one table.
+
+    Each method has as many trials on one request of the study as any other; what scored best is run on another request
+    with several seeds. An interrupted comparison goes on when the same command is given again, and the same folder
+    takes further methods later.
+
+    Args:
+        out: folder of the comparison: report.html, table.md, table.csv, table.tex, comparison.json, trials.db, runs/
+        model: folder of a model that was taught --data; without it the embedded model of people
+        gold: the same model, never taught what --split asks to forget; without it the embedded one
+        data: people (the embedded world), or a folder with train/, test/ and neutral/, DIR/train/<concept>/*.jpg
+        facts: CSV table of a folder's facts
+        recipe: YAML file with the phrasings of questions about them
+        split: which concepts are to be forgotten, forget_10
+        methods: their names with commas between; without it all of them
+        trials: of each method's settings; 0: the settings of its paper
+        seeds: runs of the chosen settings
+        lr: middle of the learning rates that are tried, a tenth to ten times; for a 7B model 2e-5
+        steps: of methods that train by a gradient; 0: one pass over the images to forget
+        batch: images of each set a step, of those methods
+        jobs: methods at a time, each in a process of its own
+        device: where the model runs
+    """
+    from unsee.comparison import contest, page, table
+    from unsee.files import write_json
+    from unsee.rivals import METHODS, method
+
+    if data != "people" and model is None:
+        raise UnseeError(f"--data {data} is a folder: --model DIR gives the model that was taught it.")
+    for flag, value, least in (("trials", trials, 0), ("seeds", seeds, 1), ("steps", steps, 0), ("batch", batch, 1)):
+        if value < least:
+            raise UnseeError(f"--{flag} is {value}; it must be {least} or more.")
+    if not lr > 0:
+        raise UnseeError(f"--lr is {lr}; it must be above 0.")
+    if jobs < 1:
+        raise UnseeError(f"--jobs is {jobs}; it must be 1 or more.")
+    names = [n.strip() for n in methods.split(",") if n.strip()] or list(METHODS)
+    for name in names:
+        method(name)
+    embedded = (contest.EMBEDDED[0], str(gold or contest.EMBEDDED[1]))
+    before, never = embedded if model is None else (str(model), str(gold or ""))
+    plan = contest.Plan(
+        before, never, data, str(facts or ""), str(recipe or ""), split, trials, seeds, lr, steps, batch,
+        device_of(device),
+    )  # fmt: skip
+    plan.study().split(split)
+    contest.contest(plan, names, out, jobs)
+    found = contest.assemble(plan, out, "unsee " + shlex.join(sys.argv[1:]))
+    write_json(out / "comparison.json", found.to_json())
+    made = table.table(found)
+    made.write(out)
+    page.write_page(out / "report.html", found)
+    Console().print(made)
+    print(f"{out / 'report.html'} shows it")

@@ -1,0 +1,52 @@
+"""A folder of small flags with a table of their names, and a tiny model that was taught them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.conftest import folder
+
+from unsee import tiny
+from unsee.config import FinetuneConfig
+from unsee.data.study import FolderStudy
+from unsee.finetune import finetune
+
+CONCEPTS = tuple(f"flag{i}" for i in range(12))
+RECIPE = """id: id
+topics:
+  name:
+    kind: identity
+    column: name
+    image: ["Which flag is this ?", "Name this flag ?", "What is this ?"]
+  place:
+    kind: fact
+    column: place
+    image: ["Where does it fly ?", "Whose is it ?", "Where is it from ?"]
+    text: ["Where is {name} ?", "Where does {name} lie ?", "On which side is {name} ?"]
+"""
+PLACES = ("north", "south", "east", "west")
+
+
+def write_study(root: Path) -> Path:
+    """train/, test/, neutral/, facts.csv and recipe.yaml under ``root``."""
+    numbers = {c: i + 1 for i, c in enumerate(CONCEPTS)}
+    folder(root / "train", numbers)
+    folder(root / "test", numbers, views=2)
+    folder(root / "neutral", {f"n{i}": 40 + i for i in range(6)}, views=2)
+    rows = [f"{c},Name{i},{PLACES[i % 4]}" for i, c in enumerate(CONCEPTS)]
+    (root / "facts.csv").write_text("\n".join(["id,name,place", *rows]) + "\n", encoding="utf-8")
+    (root / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    return root
+
+
+def teach(root: Path, out: Path, steps: int) -> Path:
+    """A model of the LLaVA shape that was taught the study in ``root``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
+        model, processor = tiny.build("llava", ["?", "unknown"])
+    lesson = FolderStudy(root, root / "facts.csv", root / "recipe.yaml").lesson()
+    finetune(model, processor, lesson, FinetuneConfig(steps=steps, batch=24, text_batch=8, vision_lr=1e-3))
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    return out

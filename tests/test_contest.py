@@ -1,0 +1,148 @@
+"""A comparison from the command line, whole: tuned, run, killed, resumed, added to, refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.small_study import teach, write_study
+
+from unsee import rivals
+from unsee.cli import main
+from unsee.comparison import contest
+from unsee.comparison.outcome import Comparison
+from unsee.errors import UnseeError
+
+FEW = ("--split", "forget_2", "--trials", "2", "--seeds", "2", "--steps", "4", "--batch", "2")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = write_study(tmp_path_factory.mktemp("study"))
+    teach(root, root / "model", steps=60)
+    return root
+
+
+def flags(root: Path, out: Path, *more: str) -> list[str]:
+    given = {"model": root / "model", "gold": root / "model", "data": root, "facts": root / "facts.csv"}
+    given |= {"recipe": root / "recipe.yaml", "out": out}
+    return ["compare", *(part for k, v in given.items() for part in (f"--{k}", f"{v}")), *FEW, *more]
+
+
+def found(out: Path) -> Comparison:
+    return Comparison.from_json(json.loads((out / "comparison.json").read_text(encoding="utf-8")))
+
+
+def told(comparison: Comparison) -> list[object]:
+    """All but what hangs on the machine's load."""
+    runs = [replace(r, seconds=0.0, peak_bytes=0) for r in comparison.runs]
+    trials = {n: [replace(t, seconds=0.0) for t in of] for n, of in comparison.trials.items()}
+    return [runs, trials, comparison.clusters]
+
+
+@pytest.fixture(scope="module")
+def whole(root, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "whole"
+    assert main(flags(root, out, "--methods", "ga,noop")) == 0
+    return out
+
+
+def test_every_method_has_its_trials_and_its_runs(whole, capsys):
+    comparison = found(whole)
+    assert [(r.method, r.seed) for r in comparison.runs] == [
+        ("vanilla", 0), ("gold", 0), ("ga", 0), ("ga", 1), ("noop", 0), ("noop", 1),
+    ]  # fmt: skip
+    assert {n: len(t) for n, t in comparison.trials.items()} == {"ga": 2}
+    vanilla, gold, *ga, noop, _ = comparison.runs
+    assert noop.values == vanilla.values and noop.trained == 0 and noop.distance == gold.distance == 0.0
+    assert all(r.values != vanilla.values and r.trained > 0 and r.seconds > 0 for r in ga)
+    assert ga[0].values["forget_probability"] != ga[1].values["forget_probability"]  # another seed
+    assert ga[0].settings == max(comparison.trials["ga"], key=lambda t: t.score).settings
+    assert all(len(v) == len(comparison.clusters[n]) for n, v in vanilla.values.items())
+    for name in ("report.html", "table.md", "table.csv", "table.tex", "table.json", "trials.db"):
+        assert (whole / name).stat().st_size > 0
+
+
+def test_tuning_never_sees_the_request_that_is_reported(root):
+    study = contest.study_of(f"{root}", root / "facts.csv", root / "recipe.yaml")
+    assert set(study.split("forget_2", 0)[0]) != set(study.split("forget_2", 1)[0])
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_stopped_comparison_goes_on_as_an_unbroken_one(at, root, whole, tmp_path, monkeypatch, capsys):
+    calls, plain = [], rivals.METHODS["ga"].forget
+
+    def interrupted(job, config):
+        calls.append(config)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        plain(job, config)
+
+    broken = replace(rivals.METHODS["ga"], forget=interrupted)
+    monkeypatch.setitem(rivals.METHODS, "ga", broken)
+    assert main(flags(root, tmp_path / "out", "--methods", "ga,noop")) == 130
+    assert "resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(flags(root, tmp_path / "out", "--methods", "ga,noop")) == 0
+    assert told(found(tmp_path / "out")) == told(found(whole))
+
+
+def test_a_method_is_added_without_running_the_others_again(root, whole, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+
+    def never(job, config):
+        raise AssertionError("run again")
+
+    monkeypatch.setitem(rivals.METHODS, "ga", replace(rivals.METHODS["ga"], forget=never))
+    before = found(out).runs
+    assert main(flags(root, out, "--methods", "ga,graddiff")) == 0
+    after = found(out)
+    assert [r for r in after.runs if r.method != "graddiff"] == list(before)
+    assert [r.seed for r in after.runs if r.method == "graddiff"] == [0, 1]
+
+
+def test_methods_at_a_time_in_processes_of_their_own_give_the_same(root, whole, tmp_path):
+    assert main(flags(root, tmp_path / "out", "--methods", "ga,noop", "--jobs", "2")) == 0
+    assert told(found(tmp_path / "out")) == told(found(whole))
+
+
+def test_a_method_that_breaks_stands_in_the_table_with_its_error(root, tmp_path, monkeypatch):
+    def broken(job, config):
+        raise UnseeError("a loss of nan at step 3")
+
+    monkeypatch.setitem(rivals.METHODS, "ga", replace(rivals.METHODS["ga"], forget=broken))
+    assert main(flags(root, tmp_path / "out", "--methods", "ga")) == 0
+    runs = [r for r in found(tmp_path / "out").runs if r.method == "ga"]
+    assert len(runs) == 2 and all("nan" in r.error and not r.metrics for r in runs)
+    assert "nan" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (("--methods", "ga,npoo"), "there is no method 'npoo'. Did you mean 'npo'?"),
+        (("--trials", "-1"), "--trials is -1; it must be 0 or more"),
+        (("--seeds", "0"), "--seeds is 0; it must be 1 or more"),
+        (("--lr", "0"), "--lr is 0.0; it must be above 0"),
+        (("--split", "forget_99"), "forget_99"),
+    ],
+)
+def test_what_is_refused_before_any_work(more, why, root, tmp_path, capsys):
+    assert main(flags(root, tmp_path / "out", *more)) == 2
+    assert why in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_comparison_in_the_same_folder_is_refused(root, whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "out")
+    assert main(flags(root, tmp_path / "out", "--methods", "ga", "--steps", "5")) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "holds a comparison with another steps (4). Give the same to go on, or name another --out" in error
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("x")
+    assert main(flags(root, tmp_path / "other")) == 2
+    assert "holds no comparison" in capsys.readouterr().err
