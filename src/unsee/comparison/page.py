@@ -31,6 +31,9 @@ GROUPS = {
 }
 REFERENCE_TITLES = {VANILLA: "before forgetting", GOLD: "never taught the forgotten"}
 FIGURES = {key: f"{group}: {name}" for key, group, name, *_ in METRICS} | {
+    "heldout_attributes": "Held out: visible",
+    "heldout_text": "Held out: by name",
+    "strangers_attributes": "Strangers: visible",
     "forget_probability": "Forgotten: probability of the right answer",
     "forget_truth_ratio": "Forgotten: truth ratio",
 }
