@@ -43,7 +43,7 @@ def share(values: Sequence[float], clusters: Sequence[str], seed: int = 0, draws
 
     Where every concept scores the same the interval has no width: that says that nothing varied, not that it is sure.
     """
-    sums, counts = _by_concept(values, clusters)
+    sums, counts = by_concept(values, clusters)
     return _interval(sums, counts, np.random.default_rng(seed), draws)
 
 
@@ -56,7 +56,7 @@ def paired(
     """
     if len(before) != len(after):
         raise UnseeError(f"{len(before)} values before and {len(after)} after: give the same items in the same order.")
-    sums, counts = _by_concept(np.asarray(after, float) - np.asarray(before, float), clusters)
+    sums, counts = by_concept(np.asarray(after, float) - np.asarray(before, float), clusters)
     rng = np.random.default_rng(seed)
     interval = _interval(sums, counts, rng, draws)
     signs = rng.choice([-1.0, 1.0], size=(draws, len(sums)))
@@ -99,24 +99,25 @@ def crossed(rows: Sequence[Sequence[float]], clusters: Sequence[str], seed: int 
     Both are drawn with replacement, apart from each other, since every seed answers every item (the pigeonhole
     bootstrap, doi 10.1214/07-AOAS122). Few seeds understate how much seeds matter: three by a fifth. ``n``: items.
     """
-    by_concept = [_by_concept(row, clusters) for row in rows]
-    if not by_concept:
+    parts = [by_concept(row, clusters) for row in rows]
+    if not parts:
         raise UnseeError("a mean over no seeds: give at least one run.")
-    sums, counts = np.stack([s for s, _ in by_concept]), by_concept[0][1]
+    sums, counts = np.stack([s for s, _ in parts]), parts[0][1]
     rng = np.random.default_rng(seed)
     drawn = rng.integers(sums.shape[1], size=(draws, sums.shape[1]))
     of_seeds = rng.multinomial(len(sums), [1 / len(sums)] * len(sums), size=draws) / len(sums)
     means = np.take_along_axis(of_seeds @ sums, drawn, axis=1).sum(axis=1) / counts[drawn].sum(axis=1)
-    return _around(float(sums.mean(axis=0).sum() / counts.sum()), means, int(counts.sum()))
+    return around(float(sums.mean(axis=0).sum() / counts.sum()), means, int(counts.sum()))
 
 
 def _interval(sums: Floats, counts: Floats, rng: np.random.Generator, draws: int) -> Share:
     drawn = rng.integers(len(sums), size=(draws, len(sums)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    return _around(float(sums.sum() / counts.sum()), means, int(counts.sum()))
+    return around(float(sums.sum() / counts.sum()), means, int(counts.sum()))
 
 
-def _around(value: float, means: Floats, n: int) -> Share:
+def around(value: float, means: Floats, n: int) -> Share:
+    """``value`` of ``n`` items, and the 95 % interval of its bootstrap ``means``."""
     low, high = np.percentile(means, [2.5, 97.5])
     return {
         "value": round(value, 6),
@@ -126,7 +127,7 @@ def _around(value: float, means: Floats, n: int) -> Share:
     }
 
 
-def _by_concept(values: Sequence[float] | Floats, clusters: Sequence[str]) -> tuple[Floats, Floats]:
+def by_concept(values: Sequence[float] | Floats, clusters: Sequence[str]) -> tuple[Floats, Floats]:
     """Sum and number of items of each concept, in the order of the concepts' ids."""
     found = numbers(values)
     if len(found) != len(clusters):

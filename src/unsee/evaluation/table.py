@@ -104,7 +104,7 @@ class Table:
             notes.append("↑ higher is better, ↓ lower is better")
         if any(cell.low is not None for cell in cells):
             notes.append("[ ] 95 % interval")
-        if any(_mark(cell) for cell in cells):
+        if any(mark(cell) for cell in cells):
             notes.append(LEGEND)
         return notes
 
@@ -212,10 +212,10 @@ def _text(cell: Cell, digits: int, count: bool) -> str:
     text = f"{cell.value:.{digits}f}"
     if cell.low is not None and cell.high is not None:
         text += f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
-    return text + _mark(cell) + (f" (n={cell.n})" if count and cell.n is not None else "")
+    return text + mark(cell) + (f" (n={cell.n})" if count and cell.n is not None else "")
 
 
-def _mark(cell: Cell) -> str:
+def mark(cell: Cell) -> str:
     return next((mark for below, mark in MARKS if cell.p is not None and cell.p < below), "")
 
 

@@ -12,8 +12,8 @@ import jinja2
 import PIL.Image
 
 
-def read_template(name: str) -> str:
-    return resources.files("unsee.report").joinpath(name).read_text(encoding="utf-8")
+def read_template(name: str, package: str = "unsee.report") -> str:
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def environment() -> jinja2.Environment:

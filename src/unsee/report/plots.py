@@ -47,7 +47,7 @@ def space(groups: Mapping[str, ArrayLike], around: Mapping[str, ArrayLike], name
         everything = np.concatenate([_points(p) for p in (*groups.values(), *around.values())])
         _frame(axes, everything)
         figure.legend(loc="outside lower center", ncols=min(len(groups), 4), handletextpad=0.2, columnspacing=1.3)
-        return _svg(figure, name)
+        return svg(figure, name)
 
 
 def curve(steps: Sequence[Mapping[str, float]]) -> str:
@@ -66,7 +66,7 @@ def curve(steps: Sequence[Mapping[str, float]]) -> str:
         for axes in (shares, losses):
             axes.grid(axis="y")
         figure.legend(loc="outside upper left", ncols=2)
-        return _svg(figure, "curve")
+        return svg(figure, "curve")
 
 
 def layers(drifts: Sequence[Mapping[str, Any]]) -> str:
@@ -87,7 +87,7 @@ def layers(drifts: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xticks(_ticks(floor, ceiling), [f"{tick:.0e}".replace("e-0", "e-") for tick in _ticks(floor, ceiling)])
         axes.grid(axis="x")
         figure.legend(loc="outside upper left", ncols=2)
-        return _svg(figure, "layers")
+        return svg(figure, "layers")
 
 
 def most_drift(drifts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -154,7 +154,7 @@ def _ticks(floor: float, ceiling: float) -> list[float]:
     return [10.0**power for power in range(low, high + 1, max(1, math.ceil((high - low) / 6)))]
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """SVG for the middle of a page: no prolog, no address, ids of its own, attributes where there was style.
 
     Style attributes would need a weaker content policy; attributes do the same.
