@@ -138,6 +138,12 @@ def test_many_swaps_at_once_give_the_p_of_the_paired_test() -> None:
     assert significance.swapped([difference, -difference], of) == pytest.approx([alone, alone], abs=0.01)
 
 
+def test_what_is_tested_is_the_difference_that_the_table_shows(four: Comparison) -> None:
+    cells = {row.model: row.cells for row in table(four).rows}
+    for (method, key), test in significance.tests(four).items():
+        assert test.difference == pytest.approx(cells[method][key].value - cells["unsee"][key].value, abs=2e-6)
+
+
 def test_the_more_tests_the_larger_each_p(four: Comparison) -> None:
     few = replace(four, runs=tuple(r for r in four.runs if r.method not in ("ga", "noop")))
     assert 0 < cell(few, "graddiff", "forget_text").p < cell(four, "graddiff", "forget_text").p
