@@ -40,11 +40,11 @@ def run(method: str, rates: Mapping[str, float], seed: int, of: Mapping[str, Seq
     metrics = {figure: statistics.share(given[figure], of[figure], draws=100) for figure in of}
     gold = values(of, {"*": 0.0}, GOLD_SEED)["forget_truth_ratio"]
     apart = None if method == "gold" else statistics.ks(given["forget_truth_ratio"], gold)["distance"]
-    return Run(method, seed, settings, metrics, given, 0.05, apart, 3.0 + draw, (900 + draw) * 10**6, 10_000 * draw)
+    return Run(method, seed, settings, metrics, given, apart, 3.0 + draw, (900 + draw) * 10**6, 10_000 * draw)
 
 
 def failed(method: str, error: str, seed: int = 0) -> Run:
-    return Run(method, seed, {}, {}, {}, 0.0, None, 0.0, 0, 0, error)
+    return Run(method, seed, {}, {}, {}, None, 0.0, 0, 0, error)
 
 
 def tried(n: int, seed: int) -> tuple[Trial, ...]:

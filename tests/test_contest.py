@@ -124,7 +124,7 @@ def test_a_method_that_breaks_stands_in_the_table_with_its_error(root, tmp_path,
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (("--methods", "ga,npoo"), "there is no method 'npoo'. Did you mean 'npo'?"),
+        (("--methods", "ga,graddif"), "there is no method 'graddif'. Did you mean 'graddiff'?"),
         (("--trials", "-1"), "--trials is -1; it must be 0 or more"),
         (("--seeds", "0"), "--seeds is 0; it must be 1 or more"),
         (("--lr", "0"), "--lr is 0.0; it must be above 0"),

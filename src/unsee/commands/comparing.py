@@ -53,7 +53,9 @@ def compare(
         jobs: methods at a time, each in a process of its own
         device: where the model runs
     """
-    from unsee.comparison import contest, page, table
+    from unsee.comparison import contest
+    from unsee.comparison.page import write_page
+    from unsee.comparison.table import table
     from unsee.files import write_json
     from unsee.rivals import METHODS, method
 
@@ -79,8 +81,8 @@ def compare(
     contest.contest(plan, names, out, jobs)
     found = contest.assemble(plan, out, "unsee " + shlex.join(sys.argv[1:]))
     write_json(out / "comparison.json", found.to_json())
-    made = table.table(found)
+    made = table(found)
     made.write(out)
-    page.write_page(out / "report.html", found)
+    write_page(out / "report.html", found)
     Console().print(made)
     print(f"{out / 'report.html'} shows it")

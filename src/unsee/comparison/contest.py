@@ -42,6 +42,7 @@ VANILLA, GOLD = "vanilla", "gold"
 EMBEDDED = ("people-vanilla", "people-gold")  # ship with the package
 TEST = tasks.Size(forget=6, retain=1, heldout=3, strangers=60, facts=2, attributes=1)
 CHECK = tasks.Size(forget=2, retain=1, heldout=1, strangers=0, facts=1, attributes=1)
+MISNAMED = "misnamed"
 PLAN, CLUSTERS = "plan.json", "clusters.json"
 
 
@@ -131,7 +132,7 @@ class Bench:
             items = tasks.sit(self.model, self.processor, job.exam(exam))
             return _run(way.name, seed, chosen, items, exam, seconds, peak(), job.trained)
         except UnseeError as error:
-            return Run(way.name, seed, dict(chosen), {}, {}, 0.0, None, 0.0, 0, 0, str(error))
+            return Run(way.name, seed, dict(chosen), {}, {}, None, 0.0, 0, 0, str(error))
         finally:
             job.restore()
 
@@ -139,7 +140,8 @@ class Bench:
         """A model as it is: vanilla, or gold."""
         model, _ = _load(path, self.plan.device)
         items = tasks.sit(model, self.processor, self.test)
-        concepts = {name: [concept for _, concept in column] for name, column in tasks.columns(items).items()}
+        columns = _columns(items, self.test)
+        concepts = {name: [concept for _, concept in column] for name, column in columns.items()}
         write_json(self.folder / CLUSTERS, concepts)  # the same for all runs
         return _run(name, 0, {}, items, self.test, 0.0, 0, 0)
 
@@ -278,27 +280,21 @@ def _work(bench: Bench, name: str) -> str:
 
 def _failed(name: str, seed: int, trials: Sequence[Trial]) -> Run:
     why = f"none of {len(trials)} trials ran to its end; the last: {trials[-1].error}"
-    return Run(name, seed, {}, {}, {}, 0.0, None, 0.0, 0, 0, why)
+    return Run(name, seed, {}, {}, {}, None, 0.0, 0, 0, why)
 
 
 def _run(
     name: str, seed: int, chosen: Mapping[str, Any], items: list[tasks.Item], exam: tasks.Exam, seconds: float,
     peak: int, trained: int,
 ) -> Run:  # fmt: skip
-    values = {n: [round(float(v), 4) for v, _ in column] for n, column in tasks.columns(items).items()}
-    misnamed = tasks.misnamed(items, exam.retained).share
-    return Run(
-        name,
-        seed,
-        dict(chosen),
-        tasks.metrics(items),
-        values,
-        round(misnamed, 4),
-        None,
-        round(seconds, 2),
-        peak,
-        trained,
-    )
+    values = {n: [round(float(v), 4) for v, _ in column] for n, column in _columns(items, exam).items()}
+    return Run(name, seed, dict(chosen), tasks.metrics(items), values, None, round(seconds, 2), peak, trained)
+
+
+def _columns(items: Sequence[tasks.Item], exam: tasks.Exam) -> dict[str, list[tuple[float, str]]]:
+    """Of each figure, every item's value and concept; which pictures are given another's name among them."""
+    asked = [i for i in items if i.group == "forget" and i.question.image and i.question.kind == "identity"]
+    return tasks.columns(items) | {MISNAMED: [(i.given in exam.retained, i.question.concept) for i in asked]}
 
 
 def _means(items: Sequence[tasks.Item]) -> dict[str, float]:

@@ -40,9 +40,9 @@ class Trial:
 class Run:
     """One seed of a method with the settings chosen for it, on the test split.
 
-    ``values``: figure → one value an item, in the order of ``Comparison.clusters``. ``misnamed``: share of the
-    forgotten's pictures that are given another's name. ``distance``: Kolmogorov-Smirnov, of truth ratios to gold's.
-    ``trained``: weights. A run that failed has its ``error`` and no figures.
+    ``values``: figure → one value an item, in the order of ``Comparison.clusters``; ``misnamed`` among them, of
+    each picture of the forgotten whether it is given another's name. ``distance``: Kolmogorov-Smirnov, of truth ratios
+    to gold's. ``trained``: weights. A run that failed has its ``error`` and no figures.
     """
 
     method: str
@@ -50,7 +50,6 @@ class Run:
     settings: dict[str, Any]
     metrics: dict[str, Share]
     values: dict[str, list[float]]
-    misnamed: float
     distance: float | None
     seconds: float
     peak_bytes: int

@@ -62,7 +62,6 @@ def _cells(comparison: Comparison, method: str, draws: Draws, tested: dict[tuple
         if measure.asked(comparison.clusters):
             test = tested.get((method, measure.key))
             cells[measure.key] = Cell.of(measured(measure, runs, draws), test.p if test else None)
-    cells.setdefault(MISNAMED, Cell(_mean([run.misnamed for run in runs])))
     apart = distance(comparison, runs) if method != GOLD else None
     return cells | ({"distance": Cell.of(apart)} if apart else {}) | _cost(comparison, method, runs)
 
