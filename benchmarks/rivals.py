@@ -1,0 +1,52 @@
+"""Every rival beside ours, tuned alike, on people or flags: ``unsee compare`` with the settings of the committed table.
+
+    python benchmarks/rivals.py --study people --shape llava --jobs 2
+    python benchmarks/rivals.py --study flags --shape llava --jobs 2
+
+Stop it at any moment and give it again: it goes on where it was, in build/. At its end benchmarks/results has it all;
+``python benchmarks/tables.py`` places it in the documents. people-llava ships with the package; make
+builds the other models (``make build/flags-llava build/flags-llava-gold10``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from unsee.cli import main as unsee
+from unsee.files import write_json
+
+ROOT = Path(__file__).parent.parent
+STEPS = 80  # of the methods that train by a gradient, with 8 images of each set
+
+
+def flags(study: str, shape: str, root: str) -> list[str]:
+    """Of ``unsee compare``."""
+    models = {"model": f"build/{study}-{shape}", "gold": f"build/{study}-{shape}-gold{'' if study == 'people' else 10}"}
+    given = {} if (study, shape) == ("people", "llava") else models
+    if study == "flags":
+        given |= {"data": root, "facts": f"{root}/facts.csv", "recipe": "recipes/flags.yaml"}
+    given |= {"split": "forget_10", "steps": f"{STEPS}", "out": f"build/compare-{study}-{shape}"}
+    return [part for key, value in given.items() for part in (f"--{key}", value)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", choices=("people", "flags"), default="people")
+    parser.add_argument("--shape", choices=("llava", "qwen2_vl"), default="llava")
+    parser.add_argument("--root", default="../shared/data/flags", help="folder of the flags")
+    parser.add_argument("--jobs", default="1", help="methods at a time")
+    args = parser.parse_args()
+    asked = flags(args.study, args.shape, args.root)
+    if code := unsee(["compare", *asked, "--jobs", args.jobs]):
+        sys.exit(code)
+    out = Path(asked[asked.index("--out") + 1])
+    found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    found |= {"command": "python benchmarks/rivals.py " + " ".join(sys.argv[1:])}
+    write_json(ROOT / "benchmarks" / "results" / f"{out.name}.json", found)
+
+
+if __name__ == "__main__":
+    main()
