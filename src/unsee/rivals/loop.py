@@ -152,6 +152,8 @@ def _origin(job: Job, config: Training, parameters: Mapping[str, nn.Parameter], 
 
 
 def shown(job: Job, step: Step, name: str) -> list[Any]:
-    """The examples of a step from one set of the material."""
+    """The examples of a step from one set of the material. UnseeError: there are none."""
     examples = getattr(job.material, name)
+    if not examples:
+        raise UnseeError(f"this method trains on '{name}' examples, and none were given.")
     return [examples[i] for i in getattr(step, name)]
