@@ -99,11 +99,19 @@ class Job:
             return self.visual.features(pixels)
         ids = [e.image.id for e in examples if e.image]
         missing = {i: p for i, p in zip(ids, pixels, strict=True) if i not in self._features}
-        with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
-            for start in range(0, len(missing), CHUNK):
-                part = list(missing)[start : start + CHUNK]
-                self._features |= zip(part, self.visual.features([missing[i] for i in part]), strict=True)
+        if missing:
+            self._features |= self._see(missing)
         return [self._features[i] for i in ids]
+
+    @torch.no_grad()
+    def _see(self, images: Mapping[str, Pixels]) -> dict[str, Tensor]:
+        """Features by image, in full precision and one way of attention: the same to the bit whenever they are made."""
+        found: dict[str, Tensor] = {}
+        with torch.autocast(self.model.device.type, enabled=False), attention_for(self.model, training=True):
+            for start in range(0, len(images), CHUNK):
+                part = list(images)[start : start + CHUNK]
+                found |= zip(part, self.visual.features([images[i] for i in part]), strict=True)
+        return found
 
     def scores(self, examples: Sequence[Example]) -> Scored:
         """The model's predictions of the answers. All examples have an image, or none has."""

@@ -36,8 +36,10 @@ class Step:
 
     def part(self, k: int, parts: int) -> Step:
         """The k-th of so many parts, of equal size."""
-        cut = {f.name: getattr(self, f.name)[k::parts] for f in fields(self) if f.name != "number"}
-        return Step(self.number, **cut)
+        return Step(self.number, **{name: getattr(self, name)[k::parts] for name in SETS})
+
+
+SETS = tuple(f.name for f in fields(Step) if f.name != "number")  # of the material
 
 
 def schedule(material: Material, config: Training) -> list[Step]:
@@ -47,8 +49,7 @@ def schedule(material: Material, config: Training) -> list[Step]:
     """
     steps = config.steps or math.ceil(len(material.forget) / config.batch)
     rng = np.random.default_rng([config.seed, 7])
-    sets = {f.name: len(getattr(material, f.name)) for f in fields(Step) if f.name != "number"}
-    order = {name: _order(rng, n, steps * config.batch) for name, n in sets.items()}
+    order = {name: _order(rng, len(getattr(material, name)), steps * config.batch) for name in SETS}
     return [
         Step(i, **{name: tuple(o[i * config.batch : (i + 1) * config.batch]) for name, o in order.items()})
         for i in range(steps)
@@ -72,19 +73,22 @@ def train(
     combine: Callable[[Mapping[str, Gradients]], Gradients] | None = None,
     steps: Sequence[Step] | None = None,
     name: str = "training",
+    state: Mapping[str, Tensor] | None = None,
 ) -> list[dict[str, float]]:
     """Descend the sum of ``losses``, each a mean over the examples of a step; returns them, step by step.
 
-    ``combine``: makes the step's gradient of the gradients of each loss, in place of their sum. ``name``: of the file
-    from which an interrupted call resumes, under ``job.checkpoint``. UnseeError: a loss that is no number; a parameter
-    that no loss reaches in any step.
+    ``combine``: makes the step's gradient of the gradients of each loss, in place of their sum. ``name``: of the folder
+    from which an interrupted call resumes, under ``job.checkpoint``. ``state``: what ``combine`` remembers between
+    steps, changed in place; it is kept there too. UnseeError: a loss or gradient that is no number; losses that reach
+    none of the parameters.
     """
     steps = schedule(job.material, config) if steps is None else steps
     weights = list(parameters.values())
     optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.0)
     folder = job.checkpoint / name if job.checkpoint else None
-    origin = resume.origin(asdict(config), weights, [name, *parameters]) if folder else ""
-    first, history = resume.restore(folder, parameters, optimizer, origin) if folder else (0, [])
+    origin = _origin(job, config, parameters, name) if folder else ""
+    kept = {**parameters, **(state or {})}
+    first, history = resume.restore(folder, kept, optimizer, origin) if folder else (0, [])
     reached: set[int] = set()
     with progress(name, len(steps)) as tick:
         for number, step in enumerate(steps[first:], start=first):
@@ -94,13 +98,15 @@ def train(
             if not all(map(math.isfinite, terms.values())):
                 raise UnseeError(f"{name}: a loss of {terms} at step {number}. Lower lr (now {config.lr}).")
             reached |= {i for i, w in enumerate(weights) if w.grad is not None}
-            nn.utils.clip_grad_norm_(weights, config.clip)
+            norm = nn.utils.clip_grad_norm_(weights, config.clip)
+            if not torch.isfinite(norm):
+                raise UnseeError(f"{name}: the gradient is no number at step {number}. Lower lr (now {config.lr}).")
             optimizer.step()
             optimizer.zero_grad()
             history.append({"step": number + 1, **terms})
             tick(number + 1, " ".join(f"{k} {v:.3f}" for k, v in terms.items()))
             if folder and (number + 1) % CHECKPOINT_EVERY == 0:
-                resume.save(folder, parameters, optimizer, origin, number + 1, history)
+                resume.save(folder, kept, optimizer, origin, number + 1, history)
     if steps[first:] and not reached:
         raise UnseeError(f"{name}: no loss reaches any of the {len(weights)} parameters that should train.")
     return history
@@ -120,6 +126,8 @@ def _backward(
     for k in range(config.accumulate):
         with torch.autocast(job.model.device.type, torch.bfloat16, enabled=config.bf16):
             found = {n: v / config.accumulate for n, v in losses(step.part(k, config.accumulate)).items()}
+        if not any(value.requires_grad for value in found.values()):
+            raise UnseeError(f"no loss ({', '.join(found)}) reaches any of the {len(weights)} parameters that train.")
         for n, value in found.items():
             terms[n] = terms.get(n, 0.0) + float(value.detach())
         if combine is None:
@@ -135,7 +143,17 @@ def _backward(
     return terms
 
 
+def _origin(job: Job, config: Training, parameters: Mapping[str, nn.Parameter], name: str) -> str:
+    """One hash of the method, its settings, the model and what it is shown."""
+    examples = [e for part in SETS for e in getattr(job.material, part)]
+    asked = [f"{e.image.id if e.image else ''} {q.prompt} {q.answer}" for e in examples for q in e.questions]
+    names = [type(config).__module__, name, *parameters, *asked]
+    return resume.origin(asdict(config), [*job.vanilla.values(), *parameters.values()], names)
+
+
 def shown(job: Job, step: Step, name: str) -> list[Any]:
-    """The examples of a step from one set of the material."""
+    """The examples of a step from one set of the material. UnseeError: there are none."""
     examples = getattr(job.material, name)
+    if not examples:
+        raise UnseeError(f"this method trains on '{name}' examples, and none were given.")
     return [examples[i] for i in getattr(step, name)]

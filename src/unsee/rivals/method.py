@@ -56,9 +56,11 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("lr", 0), ("batch", 1), ("accumulate", 1), ("rank", 1), ("clip", 0)):
-            if not getattr(self, name) >= least or not getattr(self, name) > 0:
+        for name in ("lr", "batch", "accumulate", "rank", "alpha", "clip"):
+            if not getattr(self, name) > 0:
                 raise UnseeError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.batch % self.accumulate:
+            raise UnseeError(f"a batch of {self.batch} cannot be cut into {self.accumulate} equal parts (accumulate).")
         if self.weights not in ("lora", "full"):
             raise UnseeError(f"weights '{self.weights}'. {nearest(self.weights, ('lora', 'full'))}")
 

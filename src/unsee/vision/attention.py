@@ -57,7 +57,7 @@ def attention_for(model: nn.Module, training: bool) -> Iterator[None]:
     packed = {id(m.config) for m in model.modules() if _is_packed(m)}
     for key, config in configs.items():  # an outer config sets its inner ones too, so outer ones come first
         config._attn_implementation = PACKED if key in packed else "eager" if eager else config._attn_implementation
-    embeddings = [m for m in model.modules() if isinstance(m, nn.Conv3d)]
+    embeddings = [m for m in model.modules() if isinstance(m, nn.Conv3d) and "forward" not in vars(m)]  # not nested
     for conv in embeddings:
         conv.forward = partial(_patch_product, conv)  # type: ignore[method-assign]
     try:
