@@ -126,7 +126,7 @@ METHOD = Method(
     trains="nothing: neurons of vision encoder and language model are cut",
     forget=forget,
     config=Config,
-    space={"share": Real(0.002, 0.1), "layers": Choice((0, 1, 3))},
+    space={"share": Real(0.002, 0.3), "layers": Choice((0, 3))},
     needs=("forget questions", "retain questions", "text"),
     note="Reconstructed where the paper is silent: a neuron's activity on an example is its mean absolute value over "
     "the example's tokens; vision encoder and language model are ranked apart, since text never runs the encoder and "

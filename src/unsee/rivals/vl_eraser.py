@@ -32,6 +32,8 @@ class Config(Training):
     """of the distillation against the answers' cross-entropy, 0 to 1"""
     tolerance: float = 0.01
     """singular values up to this share of the largest count as zero"""
+    strength: float = 1.0
+    """how many times the adapters are subtracted: a cosine leaves open how large they are"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,6 +41,8 @@ class Config(Training):
             raise UnseeError("VL-Eraser subtracts adapters: set weights to 'lora'.")
         if not 0 <= self.balance <= 1 or not 0 < self.tolerance < 1:
             raise UnseeError(f"balance {self.balance}, tolerance {self.tolerance}: 0 to 1, and between 0 and 1.")
+        if not self.strength > 0:
+            raise UnseeError(f"strength is {self.strength}; it must be above 0.")
 
 
 def used_directions(pooled: Tensor, tolerance: float) -> Tensor:
@@ -59,7 +63,7 @@ def unlikeness(teacher: Tensor, student: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Adapters:
-    """``weights``: ``down`` [rank, width] and ``up`` [out, rank] of each layer. Their product counts ``scale`` times."""
+    """``weights``: ``down`` [rank, width] and ``up`` [out, rank] of each layer. ``scale`` times their product."""
 
     layers: Mapping[str, nn.Linear]
     bases: Bases
@@ -72,10 +76,10 @@ class Adapters:
         return projected(x, self.bases[name]) @ down.T @ up.T * self.scale
 
     @torch.no_grad()
-    def subtract(self) -> None:
-        """W − B A P, layer by layer."""
+    def subtract(self, strength: float) -> None:
+        """W − strength · B A P, layer by layer."""
         for name, layer in self.layers.items():
-            product = self.weights[f"{name}.up"] @ self.weights[f"{name}.down"] * self.scale
+            product = self.weights[f"{name}.up"] @ self.weights[f"{name}.down"] * self.scale * strength
             layer.weight -= projected(product, self.bases[name]).to(layer.weight)
 
 
@@ -94,7 +98,7 @@ def forget(job: Job, config: Config) -> None:
 
     with attention_for(job.model, config.bf16):
         train(job, config, adapters.weights, losses)
-    adapters.subtract()
+    adapters.subtract(config.strength)
     job.trained += sum(p.numel() for p in adapters.weights.values())
 
 
@@ -166,10 +170,11 @@ METHOD = Method(
     trains="feed-forward layers of the language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "balance": Real(0.1, 0.9, log=False), "tolerance": Real(0.001, 0.3)},
+    space={"lr": Real(1e-5, 1e-2), "strength": Real(1, 30), "tolerance": Real(0.001, 0.3)},
     needs=("forget questions", "retain images"),
     note="Reconstructed: the paper's learning rate, rank and balance are not public. Each linear layer of a block is a "
     "teacher of its own; while learning, the adapter's output is added to the layer's. The paper's null space is of "
     "singular values that are zero; here of those below a share of the largest, since retained images may outnumber "
-    "the inputs. Adapters start at small random values, where a cosine with zero has none.",
+    "the inputs. Adapters start at small random values, since a cosine with zero has no value. They are subtracted "
+    "strength times (the paper: once), since the cosine leaves their size open.",
 )
