@@ -125,6 +125,16 @@ def test_no_room_and_no_retained_images_are_errors(job, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(UnseeError, match="Raise tolerance"):
         patch.setattr(vl_eraser, "used_directions", lambda rows, tolerance: torch.eye(rows.shape[1]))
         METHOD.forget(job, METHOD.settings(**FAST))
+    crowded, free = [n for n in layers(job) if "down" not in n], [f"{n}.weight" for n in layers(job) if "down" in n]
+    with monkeypatch.context() as patch:  # layers without room keep their bytes
+        width = job.model.get_submodule(crowded[0]).in_features
+        real = vl_eraser.used_directions
+        patch.setattr(
+            vl_eraser, "used_directions", lambda r, t: torch.eye(width) if r.shape[1] == width else real(r, t)
+        )
+        METHOD.forget(job, METHOD.settings(**FAST | {"steps": 1}))
+    assert crowded and sorted(job.changed()) == sorted(free)
+    job.restore()
     whole, job.material = job.material, replace(job.material, retain=())
     with pytest.raises(UnseeError, match="has none"):
         METHOD.forget(job, METHOD.settings(**FAST))

@@ -18,7 +18,7 @@ from unsee.rivals.feedforward import feed_forward, watched
 from unsee.rivals.job import Job, Part
 from unsee.rivals.material import Example
 from unsee.rivals.method import Choice, Method, Real
-from unsee.rivals.saliency import top_share
+from unsee.rivals.saliency import sample, top_share
 
 EPSILON = 1e-6
 Activity = dict[str, Tensor]  # of each block's neurons: [examples, neurons]
@@ -70,7 +70,7 @@ def forget(job: Job, config: Config) -> None:
     if not (given.retain and given.text and given.forget_text):
         raise UnseeError("MANU compares images with text, so it needs retained images and questions by name alone.")
     rng = np.random.default_rng([config.seed, 11])
-    sets = [_some(s, config.examples, rng) for s in (given.forget, given.forget_text, given.retain, given.text)]
+    sets = [sample(s, config.examples, rng) for s in (given.forget, given.forget_text, given.retain, given.text)]
     for part in ("visual", "language"):
         last = _last_layers(job, part, config.layers)
         multi_f, text_f, multi_r, text_r = (activity(job, part, last, s) for s in sets)
@@ -112,10 +112,6 @@ def _last_layers(job: Job, part: Part, layers: int) -> list[str]:
     """The layer that closes each block of a part, whose inputs are the block's neurons."""
     found = [list(block)[-1] for block in feed_forward(job, part).values()]
     return found[-layers:] if layers else found
-
-
-def _some(examples: Sequence[Example], most: int, rng: np.random.Generator) -> list[Example]:
-    return [examples[i] for i in sorted(rng.permutation(len(examples))[:most].tolist())]
 
 
 METHOD = Method(

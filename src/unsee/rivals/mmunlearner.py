@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from unsee.errors import UnseeError
 from unsee.rivals.job import Job
 from unsee.rivals.loop import Gradients, shown, train
-from unsee.rivals.material import Example
 from unsee.rivals.method import Choice, Method, Real, Training
-from unsee.rivals.saliency import Scores, fisher
+from unsee.rivals.saliency import Scores, fisher, sample
 
 FLOOR = 1e-15  # added to both Fishers (the paper's code)
 OPENED = 1e-2  # size of the adapters' second factor, which starts at zero, while the Fisher is estimated
@@ -69,7 +68,7 @@ def fisher_masks(job: Job, parameters: Mapping[str, nn.Parameter], config: Confi
     rng = np.random.default_rng([config.seed, 13])
     given = job.material
     sets = (given.forget, given.retain, (*given.forget_text, *given.text))
-    gone, kept, named = (_some(s, config.fisher_examples, rng) for s in sets)
+    gone, kept, named = (sample(s, config.fisher_examples, rng) for s in sets)
     inner = {id(p) for p in job.parameters("language").values()}
     language = {n: p for n, p in parameters.items() if id(p) in inner}
     with opened(parameters, config.seed):
@@ -115,10 +114,6 @@ def checked(parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor])
 def _scaled(name: str, scores: Scores) -> Tensor:
     """A first factor's Fisher as if the second were of size one, so that ``FLOOR`` means the same for all."""
     return scores[name] / OPENED**2 if "lora_A" in name else scores[name]
-
-
-def _some(examples: Sequence[Example], most: int, rng: np.random.Generator) -> list[Example]:
-    return [examples[i] for i in sorted(rng.permutation(len(examples))[:most].tolist())]
 
 
 METHOD = Method(

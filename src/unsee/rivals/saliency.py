@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +41,11 @@ def top_share(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     chosen[flat.topk(max(1, round(share * len(flat)))).indices] = True
     parts = chosen.split([s.numel() for s in scores.values()])
     return {name: part.view(s.shape) for (name, s), part in zip(scores.items(), parts, strict=True)}
+
+
+def sample(examples: Sequence[Example], most: int, rng: np.random.Generator) -> list[Example]:
+    """At most so many, drawn by chance, in their order."""
+    return [examples[i] for i in sorted(rng.permutation(len(examples))[:most].tolist())]
 
 
 def _batches(examples: Sequence[Example]) -> list[list[Example]]:

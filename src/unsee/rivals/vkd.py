@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from unsee.rivals.job import Job
 from unsee.rivals.loop import Gradients, Step, schedule, shown, train, used
 from unsee.rivals.material import Example
 from unsee.rivals.method import Method, Real, Training
-from unsee.rivals.saliency import saliency, top_share
+from unsee.rivals.saliency import saliency, sample, top_share
 
 Views = list[Tensor]  # of one image: features before the projector and after it, ``[tokens, width]``
 
@@ -34,7 +35,7 @@ class Config(Training):
     """of the distance between retained images' features and the teacher's"""
     share: float = 0.5
     """of the visual weights that train: those with the largest gradient of the forgotten answers' loss"""
-    saliency_examples: int = 256
+    saliency_examples: int = 128
     """forgotten images whose gradients are summed for that"""
 
     def __post_init__(self) -> None:
@@ -61,11 +62,12 @@ def forget(job: Job, config: Config) -> None:
     retain = job.material.retain
     if not retain:
         raise UnseeError("VKD keeps the features of retained images, and the material has none.")
+    asked = sample(job.material.forget, config.saliency_examples, np.random.default_rng([config.seed, 19]))
     projector = dict(list(job.linears("projector").items())[:1])
     with torch.no_grad():
         teacher = {i: views(job, projector, [retain[i]])[0] for i in used(steps, "retain")}
     with job.training(config, "visual") as parameters:
-        scores = saliency(job, parameters, job.material.forget[: config.saliency_examples])
+        scores = saliency(job, parameters, asked)
         masks = list(top_share(scores, config.share).values())
 
         def losses(step: Step) -> dict[str, Tensor]:
@@ -102,7 +104,7 @@ METHOD = Method(
     trains="vision encoder and projector, the half that matters most",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-6, 1e-3), "retain_weight": Real(0.1, 100), "share": Real(0.1, 1.0)},
+    space={"lr": Real(1e-6, 1e-3), "retain_weight": Real(0.3, 30), "share": Real(0.1, 1.0)},
     needs=("forget questions", "retain images"),
     note="Reconstructed: the paper's equations are not public. Climbs the cross-entropy of forgotten answers, keeps "
     "retained images' features before and after the projector at those of the model before by mean squared error, and "

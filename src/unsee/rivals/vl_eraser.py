@@ -86,8 +86,10 @@ class Adapters:
 def forget(job: Job, config: Config) -> None:
     if not job.material.retain:
         raise UnseeError("VL-Eraser spares what retained images use, and the material has none.")
-    layers = {n: layer for block in feed_forward(job, "language").values() for n, layer in block.items()}
-    adapters = Adapters(layers, spared(job, layers, config), fresh(layers, config), config.alpha / config.rank)
+    every = {n: layer for block in feed_forward(job, "language").values() for n, layer in block.items()}
+    bases = spared(job, every, config)
+    layers = {n: every[n] for n in bases}
+    adapters = Adapters(layers, bases, fresh(layers, config), config.alpha / config.rank)
 
     def losses(step: Step) -> dict[str, Tensor]:
         examples = shown(job, step, "forget")
@@ -124,7 +126,10 @@ def beside(adapters: Adapters, real: Tensor) -> Iterator[list[Tensor]]:
 
 
 def spared(job: Job, layers: Mapping[str, nn.Module], config: Config) -> Bases:
-    """What retained images use of each layer's input, averaged over an image's tokens. UnseeError: all of it."""
+    """What retained images use of each layer's input, averaged over an image's tokens; layers with any left.
+
+    UnseeError: there is none.
+    """
     rows: dict[str, list[Tensor]] = {n: [] for n in layers}
     for part in job.parts(job.material.retain):
         image = places(job, part)[0].to(job.model.device)
@@ -135,13 +140,13 @@ def spared(job: Job, layers: Mapping[str, nn.Module], config: Config) -> Bases:
         with torch.no_grad(), watched(layers, see):
             job.scores(part)
     bases = {n: used_directions(torch.cat(found), config.tolerance) for n, found in rows.items()}
-    for name, basis in bases.items():
-        if basis.shape[0] == basis.shape[1]:
-            raise UnseeError(
-                f"retained images use all {len(basis)} directions of the input of {name}, so nothing can be "
-                f"subtracted there. Raise tolerance (now {config.tolerance})."
-            )
-    return bases
+    free = {n: basis for n, basis in bases.items() if basis.shape[0] > basis.shape[1]}
+    if not free:
+        raise UnseeError(
+            f"retained images use every direction of the inputs of all {len(bases)} feed-forward layers, so nothing "
+            f"can be subtracted. Raise tolerance (now {config.tolerance})."
+        )
+    return free
 
 
 def places(job: Job, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -170,7 +175,7 @@ METHOD = Method(
     trains="feed-forward layers of the language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "strength": Real(1, 30), "tolerance": Real(0.001, 0.3)},
+    space={"lr": Real(1e-5, 1e-2), "strength": Real(1, 30), "tolerance": Real(0.01, 0.5)},
     needs=("forget questions", "retain images"),
     note="Reconstructed: the paper's learning rate, rank and balance are not public. Each linear layer of a block is a "
     "teacher of its own; while learning, the adapter's output is added to the layer's. The paper's null space is of "
