@@ -127,7 +127,7 @@ def test_a_method_that_breaks_stands_in_the_table_with_its_error(root, tmp_path,
         (("--methods", "ga,graddif"), "there is no method 'graddif'. Did you mean 'graddiff'?"),
         (("--trials", "-1"), "--trials is -1; it must be 0 or more"),
         (("--seeds", "0"), "--seeds is 0; it must be 1 or more"),
-        (("--lr", "0"), "--lr is 0.0; it must be above 0"),
+        (("--lr-scale", "0"), "--lr-scale is 0.0; it must be above 0"),
         (("--split", "forget_99"), "forget_99"),
     ],
 )

@@ -24,7 +24,7 @@ def compare(
     methods: str = "",
     trials: int = 8,
     seeds: int = 3,
-    lr: float = 1e-3,
+    lr_scale: float = 1.0,
     steps: int = 0,
     batch: int = 8,
     jobs: int = 1,
@@ -47,7 +47,7 @@ def compare(
         methods: their names with commas between; without it all of them
         trials: of each method's settings; 0: the settings of its paper
         seeds: runs of the chosen settings
-        lr: middle of the learning rates that are tried, a tenth to ten times; for a 7B model 2e-5
+        lr_scale: of the learning rates that are tried, which suit small models; for a 7B model 0.02
         steps: of methods that train by a gradient; 0: one pass over the images to forget
         batch: images of each set a step, of those methods
         jobs: methods at a time, each in a process of its own
@@ -64,8 +64,8 @@ def compare(
     for flag, value, least in (("trials", trials, 0), ("seeds", seeds, 1), ("steps", steps, 0), ("batch", batch, 1)):
         if value < least:
             raise UnseeError(f"--{flag} is {value}; it must be {least} or more.")
-    if not lr > 0:
-        raise UnseeError(f"--lr is {lr}; it must be above 0.")
+    if not lr_scale > 0:
+        raise UnseeError(f"--lr-scale is {lr_scale}; it must be above 0.")
     if jobs < 1:
         raise UnseeError(f"--jobs is {jobs}; it must be 1 or more.")
     names = [n.strip() for n in methods.split(",") if n.strip()] or list(METHODS)
@@ -74,7 +74,7 @@ def compare(
     embedded = (contest.EMBEDDED[0], str(gold or contest.EMBEDDED[1]))
     before, never = embedded if model is None else (str(model), str(gold or ""))
     plan = contest.Plan(
-        before, never, data, str(facts or ""), str(recipe or ""), split, trials, seeds, lr, steps, batch,
+        before, never, data, str(facts or ""), str(recipe or ""), split, trials, seeds, lr_scale, steps, batch,
         device_of(device),
     )  # fmt: skip
     plan.study().split(split)

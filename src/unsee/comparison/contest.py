@@ -58,7 +58,7 @@ class Plan:
     split: str
     trials: int
     seeds: int
-    lr: float
+    lr_scale: float
     steps: int
     batch: int
     device: str
@@ -69,9 +69,12 @@ class Plan:
         return study_of(self.data, self.facts or None, self.recipe or None)
 
     def method(self, name: str) -> Method:
-        """With the learning rates that suit the model: its paper's is of models a thousand times as large."""
+        """With the learning rates that are tried made larger or smaller for the model."""
         way = method(name)
-        return replace(way, space={**way.space, "lr": Real(self.lr / 10, self.lr * 10)}) if "lr" in way.space else way
+        rate = way.space.get("lr")
+        if not isinstance(rate, Real):
+            return way
+        return replace(way, space={**way.space, "lr": Real(rate.low * self.lr_scale, rate.high * self.lr_scale)})
 
 
 class Bench:

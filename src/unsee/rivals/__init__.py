@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 from unsee.errors import UnseeError, nearest
-from unsee.rivals import ga, graddiff, noise, noop, ours
+from unsee.rivals import (
+    dpo,
+    ga,
+    graddiff,
+    gru,
+    kl,
+    llmu,
+    manu,
+    mmunlearner,
+    noise,
+    noop,
+    npo,
+    ours,
+    po,
+    siu,
+    sku,
+    vkd,
+    vl_eraser,
+)  # fmt: skip
 from unsee.rivals.method import Method
 
 METHODS: dict[str, Method] = {
@@ -14,6 +32,18 @@ METHODS: dict[str, Method] = {
         ours.PROJECTOR,
         ga.METHOD,
         graddiff.METHOD,
+        kl.METHOD,
+        npo.METHOD,
+        dpo.METHOD,
+        po.METHOD,
+        gru.METHOD,
+        llmu.METHOD,
+        sku.METHOD,
+        mmunlearner.METHOD,
+        manu.METHOD,
+        siu.METHOD,
+        vkd.METHOD,
+        vl_eraser.METHOD,
         noop.METHOD,
         noise.METHOD,
     )

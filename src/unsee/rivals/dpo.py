@@ -77,7 +77,7 @@ METHOD = Method(
     trains="language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "beta": Real(0.03, 3), "retain_weight": Real(0.3, 30)},
+    space={"lr": Real(1e-4, 1e-2), "beta": Real(0.03, 3), "retain_weight": Real(0.3, 30)},
     needs=("forget questions", "retain questions"),
     note='One refusal, "unknown"; the paper draws from a hundred. Adapters; the paper trains all weights.',
 )

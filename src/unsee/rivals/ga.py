@@ -27,6 +27,6 @@ METHOD = Method(
     trains="language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2)},
+    space={"lr": Real(1e-4, 1e-2)},
     needs=("forget questions",),
 )

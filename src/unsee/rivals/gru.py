@@ -87,7 +87,7 @@ METHOD = Method(
     trains="language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "base": Choice(BASES), "smoothing": Real(0.5, 1, log=False)},
+    space={"lr": Real(1e-4, 1e-2), "base": Choice(BASES), "smoothing": Real(0.5, 1, log=False)},
     needs=("forget questions", "retain questions"),
     note="Reconstructed from the paper and what its code does. Adapters; the paper trains all weights.",
 )

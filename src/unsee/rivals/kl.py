@@ -58,7 +58,7 @@ METHOD = Method(
     trains="language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "retain_weight": Real(0.3, 30)},
+    space={"lr": Real(1e-4, 1e-2), "retain_weight": Real(0.3, 30)},
     needs=("forget questions", "retain questions"),
     note="Predictions before are computed once, of the answers' tokens; learning rate of MLLMU-Bench.",
 )

@@ -57,7 +57,7 @@ METHOD = Method(
     trains="language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "mismatch_weight": Real(0.3, 30), "retain_weight": Real(0.3, 30)},
+    space={"lr": Real(1e-4, 1e-2), "mismatch_weight": Real(0.3, 30), "retain_weight": Real(0.3, 30)},
     needs=("forget questions", "retain questions"),
     note="Wrong answers are of the question's topic, where the paper takes any text. No stop at a given loss.",
 )

@@ -124,7 +124,7 @@ METHOD = Method(
     trains="vision encoder, projector and language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "threshold": Choice((0.5, 1.0, 2.0)), "forget_weight": Real(0.1, 3)},
+    space={"lr": Real(1e-4, 1e-2), "threshold": Choice((0.5, 1.0, 2.0)), "forget_weight": Real(0.1, 3)},
     needs=("forget questions", "retain questions", "text"),
     note="The Fisher is of single examples, of a sample of each set; the published code squares gradients of batch "
     "means. Every weight that trains is masked by name (with adapters the published mask matches none). Forgotten and "

@@ -66,7 +66,7 @@ METHOD = Method(
     trains="language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "beta": Real(0.03, 3), "retain_weight": Real(0.3, 30)},
+    space={"lr": Real(1e-4, 1e-2), "beta": Real(0.03, 3), "retain_weight": Real(0.3, 30)},
     needs=("forget questions", "retain questions"),
     note="Log-probabilities before are computed once: no second model. Adapters; the paper trains all weights.",
 )

@@ -142,7 +142,7 @@ METHOD = Method(
     trains="language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "hold_weight": Real(0.1, 3), "images": Choice((1, 5, 20))},
+    space={"lr": Real(1e-4, 1e-2), "hold_weight": Real(0.1, 3), "images": Choice((1, 5, 20))},
     needs=("forget questions", "retain questions", "text"),
     note="The paper's four kinds of examples, written by hand there, are made of the material: who a forgotten image "
     "shows becomes 'unknown', which is what this model says of unseen people (the paper: a made-up name); its other "

@@ -72,7 +72,7 @@ METHOD = Method(
     trains="language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "negation": Real(0.3, 10), "divergence_weight": Real(0.01, 1)},
+    space={"lr": Real(1e-4, 1e-2), "negation": Real(0.3, 10), "divergence_weight": Real(0.01, 1)},
     needs=("forget questions", "retain questions"),
     note="Reconstructed from the abstract and what the published code does; its random answers are of the question's "
     "topic here, and only answers count in its divergence.",

@@ -104,7 +104,7 @@ METHOD = Method(
     trains="vision encoder and projector, the half that matters most",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-6, 1e-3), "retain_weight": Real(0.3, 30), "share": Real(0.1, 1.0)},
+    space={"lr": Real(1e-5, 1e-3), "retain_weight": Real(0.3, 30), "share": Real(0.1, 1.0)},
     needs=("forget questions", "retain images"),
     note="Reconstructed: the paper's equations are not public. Climbs the cross-entropy of forgotten answers, keeps "
     "retained images' features before and after the projector at those of the model before by mean squared error, and "

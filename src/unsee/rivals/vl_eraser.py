@@ -175,7 +175,7 @@ METHOD = Method(
     trains="feed-forward layers of the language model, LoRA",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-5, 1e-2), "strength": Real(1, 30), "tolerance": Real(0.01, 0.5)},
+    space={"lr": Real(1e-4, 1e-2), "strength": Real(1, 30), "tolerance": Real(0.01, 0.5)},
     needs=("forget questions", "retain images"),
     note="Reconstructed: the paper's learning rate, rank and balance are not public. Each linear layer of a block is a "
     "teacher of its own; while learning, the adapter's output is added to the layer's. The paper's null space is of "
