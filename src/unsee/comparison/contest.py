@@ -109,6 +109,13 @@ class Bench:
     def job(self, draw: int, pixels: dict[str, Pixels]) -> Job:
         return Job(self.model, self.processor, material(self.study, self.plan.split, draw), pixels)
 
+    def clock(self) -> float:
+        """Seconds; of the processor where it does the work, so that other work beside this does not count."""
+        if self.plan.device == "cpu":
+            return time.process_time()
+        torch.accelerator.synchronize()
+        return time.perf_counter()
+
     def tune(self, way: Method) -> list[Trial]:
         job = self.job(self.plan.tuning_draw, self.pixels)
         known = self.known
@@ -129,9 +136,9 @@ class Bench:
         exam, config = self.test, self.settings(way, **chosen, seed=seed)
         try:
             with _peak() as peak:
-                started = time.perf_counter()
+                started = self.clock()
                 way.forget(job, config)
-                seconds = time.perf_counter() - started
+                seconds = self.clock() - started
             items = tasks.sit(self.model, self.processor, job.exam(exam))
             return _run(way.name, seed, chosen, items, exam, seconds, peak(), job.trained)
         except UnseeError as error:
@@ -228,6 +235,8 @@ def _worked(plan: Plan, folder: Path, names: Sequence[str], jobs: int) -> Iterat
                 note = _work(bench, name)
             yield name, note
         return
+    if plan.trials:
+        tuning.create(folder / tuning.FILE)  # by one of them
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _start, (plan, folder, max(1, torch.get_num_threads() // jobs))) as pool:
         running = {pool.submit(_work_here, name): name for name in names}

@@ -54,6 +54,11 @@ def tune(
     return found
 
 
+def create(file: Path) -> None:
+    """The empty database, before several processes write into it."""
+    _optuna().storages.RDBStorage(_address(file))
+
+
 def best(trials: list[Trial]) -> dict[str, Any] | None:
     """Settings of the trial with the largest score, the first of equal ones; None: none succeeded."""
     scored = [t for t in trials if t.score is not None]
@@ -89,8 +94,12 @@ def _study(file: Path, method: Method, seed: int, done: int) -> optuna.Study:
     drawn = np.random.SeedSequence([seed, done, *method.name.encode()]).generate_state(1)[0]
     sampler = optuna.samplers.TPESampler(seed=int(drawn), n_startup_trials=STARTUP)
     return optuna.create_study(
-        storage=f"sqlite:///{file}", study_name=method.name, sampler=sampler, direction="maximize", load_if_exists=True
+        storage=_address(file), study_name=method.name, sampler=sampler, direction="maximize", load_if_exists=True
     )
+
+
+def _address(file: Path) -> str:
+    return f"sqlite:///{file}"
 
 
 def _distributions(space: Space) -> dict[str, Any]:
