@@ -24,11 +24,12 @@ STEPS = 80  # of the methods that train by a gradient, with 8 images of each set
 
 def flags(study: str, shape: str, root: str) -> list[str]:
     """Of ``unsee compare``."""
-    models = {"model": f"build/{study}-{shape}", "gold": f"build/{study}-{shape}-gold{'' if study == 'people' else 10}"}
+    count = "10" if study == "flags" else ""
+    models = {"model": f"build/{study}-{shape}", "gold": f"build/{study}-{shape}-gold{count}"}
     given = {} if (study, shape) == ("people", "llava") else models
     if study == "flags":
         given |= {"data": root, "facts": f"{root}/facts.csv", "recipe": "recipes/flags.yaml"}
-    given |= {"split": "forget_10", "steps": f"{STEPS}", "out": f"build/compare-{study}-{shape}"}
+    given |= {"split": "forget_10", "steps": f"{STEPS}", "out": f"build/compare-{study}{count}-{shape}"}
     return [part for key, value in given.items() for part in (f"--{key}", value)]
 
 

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from unsee.comparison.outcome import Comparison
+from unsee.comparison.table import table as side_by_side
+from unsee.evaluation.table import Table
 from unsee.report.plots import BLUE, GOLD, GREEN, GREY
+from unsee.rivals import METHODS
 from unsee.vision.families import FAMILIES
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +25,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
+SHORT = {  # columns of the comparison in the README
+    "score": "number", "forget_names": "percent", "forget_facts": "percent", "retained": "percent",
+    "heldout": "percent", "attributes": "percent", "text": "percent", "misnamed": "percent", "times": "number",
+}  # fmt: skip
 COLUMNS = {
     "forget_names": "forgotten: names", "forget_facts": "facts", "forget_unknown": "“unknown”",
     "forget_attributes": "attributes", "retain_names": "retained: names", "retain_facts": "facts",
@@ -243,12 +252,83 @@ def _result(name: str) -> dict[str, Any]:
     return data
 
 
+def comparisons() -> dict[str, Comparison]:
+    """Results of ``rivals.py`` by what was forgotten and by which model."""
+    found = {p.stem.removeprefix("compare-"): _result(p.stem) for p in sorted(RESULTS.glob("compare-*.json"))}
+    return {_title(name): Comparison.from_json(data) for name, data in found.items()}
+
+
+@cache
+def compared() -> dict[str, tuple[Comparison, Table]]:
+    return {name: (found, side_by_side(found)) for name, found in comparisons().items()}
+
+
+def rivals_short() -> str:
+    """README.md: every method in every study, without intervals."""
+    parts = []
+    for name, (found, table) in compared().items():
+        shown = [c for c in table.columns if c.key in SHORT]
+        rows = [f"| {name} | " + " | ".join(c.title for c in shown) + " |", "|---" * (len(shown) + 1) + "|"]
+        for row in table.rows:
+            cells = [_short(row.cells[c.key].value, SHORT[c.key]) if c.key in row.cells else "–" for c in shown]
+            title = f"**{row.model}**" if row.model.startswith("unsee") else row.model
+            rows.append(f"| {title} | " + " | ".join(cells) + " |")
+        study = found.study
+        note = f"{study['trials']} trials each, then {study['seeds']} seeds"
+        parts.append(
+            "\n".join(rows)
+            + f"\n\n{note} ([compare-{_stem(name)}.json](benchmarks/results/compare-{_stem(name)}.json))."
+        )
+    return "\n\n".join(parts)
+
+
+def rivals_full() -> str:
+    """docs/results.md: the same with intervals, marks, and where unsee is behind."""
+    parts = []
+    for name, (found, table) in compared().items():
+        parts.append(
+            "\n\n".join((f"### {name}", table.markdown(), origin({"command": found.command, "commit": found.commit})))
+        )
+    return "\n\n".join(parts)
+
+
+def methods() -> str:
+    """docs/rivals.md: the rows of the methods' table."""
+    rows = ["| method | | paper | what trains | what it needs beside the images to forget |", "|---" * 5 + "|"]
+    for m in METHODS.values():
+        arxiv = m.paper.removeprefix("arXiv ")
+        paper = f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if m.paper.startswith("arXiv ") else m.paper
+        rows.append(f"| `{m.name}` | {m.title} | {paper} | {m.trains} | {', '.join(m.needs)} |")
+    notes = [f"- `{m.name}`: {m.note}" for m in METHODS.values() if m.note]
+    return "\n".join([*rows, "", "How they depart from their papers:", "", *notes])
+
+
+def smallest() -> str:
+    """docs/rivals.md: the method with the shortest file."""
+    files = [p for p in (ROOT / "src" / "unsee" / "rivals").glob("*.py") if "METHOD = Method(" in p.read_text("utf-8")]
+    sizes = {p: len(p.read_text("utf-8").splitlines()) for p in files if "train(" in p.read_text("utf-8")}
+    return f"```python\n{min(sizes, key=lambda p: (sizes[p], p.name)).read_text('utf-8').strip()}\n```"
+
+
+def _short(value: float, kind: str) -> str:
+    return f"{100 * value:.0f}" if kind == "percent" else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def _stem(title: str) -> str:
+    what, _, shape = title.partition(", ")
+    return f"{what}-{next(k for k, v in SHAPES.items() if v == shape)}"
+
+
 TABLES = [
     ("docs/results.md", "details", details),
     ("docs/models.md", "families", families),
     ("docs/evaluation.md", "asking", asking),
     ("README.md", "summary", summary),
     ("README.md", "sizes", sizes),
+    ("README.md", "rivals", rivals_short),
+    ("docs/results.md", "rivals", rivals_full),
+    ("docs/rivals.md", "methods", methods),
+    ("docs/rivals.md", "smallest", smallest),
 ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.small_study import teach, write_study
+from tests.test_readme import README, blocks
 
 from unsee import rivals
 from unsee.cli import main
@@ -16,6 +18,7 @@ from unsee.comparison import contest
 from unsee.comparison.outcome import Comparison
 from unsee.errors import UnseeError
 
+DOCUMENT = README.parent / "docs" / "rivals.md"
 FEW = ("--split", "forget_2", "--trials", "2", "--seeds", "2", "--steps", "4", "--batch", "2")
 
 
@@ -135,6 +138,20 @@ def test_what_is_refused_before_any_work(more, why, root, tmp_path, capsys):
     assert main(flags(root, tmp_path / "out", *more)) == 2
     assert why in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_of_the_document(root, tmp_path, monkeypatch):
+    commands = [line for block in blocks("sh", DOCUMENT) for line in block.splitlines() if line.startswith("unsee ")]
+    assert len(commands) == 2
+    for name, there in (("MODEL", "model"), ("GOLD", "model"), ("DIR", "."), ("facts.csv",) * 2, ("recipe.yaml",) * 2):
+        (tmp_path / name).symlink_to(root / there)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(contest, "TEST", contest.CHECK)
+    quick = ["--methods", "ga", "--trials", "1", "--seeds", "1", "--steps", "1", "--jobs", "1"]
+    for command in commands:
+        assert main([*shlex.split(command)[1:], *quick]) == 0
+    for name in ("comparison", "mine"):
+        assert "Gradient ascent" in (tmp_path / name / "report.html").read_text(encoding="utf-8")
 
 
 def test_another_comparison_in_the_same_folder_is_refused(root, whole, tmp_path, capsys):

@@ -19,9 +19,9 @@ DISTANCE = Column(
     "Kolmogorov-Smirnov, of truth ratios on the forgotten: 0 the same; of few concepts its interval leans upwards",
 )  # fmt: skip
 COST = (
-    Column("seconds", "seconds", "lower", "to forget, one seed", 1),
+    Column("seconds", "seconds", "lower", "to forget, one seed; of the processor where that does the work", 1),
     Column("times", "× unsee", "lower", f"those seconds, of {OURS}'s", 2),
-    Column("memory", "peak MB", "lower", "most memory of the process while it forgot", 0),
+    Column("memory", "peak MB", "lower", "most memory held while it forgot, above what was held before", 0),
     Column("trained", "weights", "neither", "trained or edited", 0),
 )
 
