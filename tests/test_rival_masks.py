@@ -111,8 +111,8 @@ TRAIN = mmunlearner.train
 @pytest.mark.parametrize("weights", ["lora", "full"])
 def test_mmunlearner_forgets_in_both_parts_the_same_each_time(job, weights):
     before = loss(job)
-    changed, after = run(job, mmunlearner.METHOD, weights=weights, fisher_examples=2)
-    again, _ = run(job, mmunlearner.METHOD, weights=weights, fisher_examples=2)
+    changed, after = run(job, mmunlearner.METHOD, weights=weights, fisher_examples=2, forget_weight=3.0)
+    again, _ = run(job, mmunlearner.METHOD, weights=weights, fisher_examples=2, forget_weight=3.0)
     assert after > before
     assert all(torch.equal(changed[n], again[n]) for n in changed) and changed.keys() == again.keys()
     for part in ("language", "visual"):
@@ -177,7 +177,7 @@ def test_vkd_holds_retained_features_at_the_teacher(job):
     examples = job.material.retain
 
     def drift(weight: float) -> float:
-        vkd.METHOD.forget(job, vkd.METHOD.settings(**FAST | {"steps": 6, "retain_weight": weight}))
+        vkd.METHOD.forget(job, vkd.METHOD.settings(**FAST | {"steps": 4, "retain_weight": weight}))
         with torch.no_grad():
             far = vkd.distance(vkd.views(job, projector, examples), then).item()
         job.restore()
