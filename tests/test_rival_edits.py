@@ -51,9 +51,9 @@ def loss(job: Job, name: str = "forget") -> float:
 # AlphaEdit
 
 
-def test_the_solve_is_alphaedits(rng=np.random.default_rng(0)):
+def test_the_solve_is_alphaedits():
     """W (1 - M) x = W x + Delta x, with Delta = R K1ᵀ P (K1 K1ᵀ P + L2 I)⁻¹ and R = -W A, by NumPy."""
-    d, n = 5, 40
+    d, n, rng = 5, 40, np.random.default_rng(0)
     K1, A, U = rng.normal(size=(d, n)), rng.normal(size=(d, n)), np.linalg.qr(rng.normal(size=(d, 3)))[0]
     W, P = rng.normal(size=(4, d)), U @ U.T
     second = K1 @ K1.T / n
@@ -67,8 +67,9 @@ def test_the_solve_is_alphaedits(rng=np.random.default_rng(0)):
     assert np.abs(W @ free @ (np.eye(d) - P)).max() > 0.1  # without the projector it does
 
 
-def test_what_is_lacking_is_a_concepts_way_to_nobody(rng=np.random.default_rng(1)):
+def test_what_is_lacking_is_a_concepts_way_to_nobody():
     """The mean of a xᵀ over all rows, summed row by row in NumPy."""
+    rng = np.random.default_rng(1)
     x = rng.normal(size=(6, 2, 3))  # images, places, width
     whose, nobody = np.array([0, 0, 1, 1, 1, 0]), rng.normal(size=(1, 2, 3))
     expected = np.zeros((3, 3))
@@ -109,6 +110,25 @@ def test_alphaedit_brings_concepts_to_nobody(fresh, depth):
     assert fresh.trained == sum(layers[n].weight.numel() for n in edited)
 
 
+def test_places_of_images_of_several_sizes_count_as_one(fresh):
+    """What a layer is given, place by place and summed up, is what a hook sees."""
+    probe, (name, layer) = fresh.pixels(fresh.material.forget[:2]), next(iter(fresh.linears("projector").items()))
+    upper = alphaedit.Upper(fresh.visual, alphaedit.trace(fresh.visual, probe[0]).linears, [name], probe, bf16=False)
+    shown = alphaedit._shown(fresh, upper, fresh.material.forget, 100)
+    apart, whole = (alphaedit._inputs(upper, layer, shown, one) for one in (False, True))
+    seen: list[torch.Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    fresh.visual.features(fresh.pixels(fresh.material.forget))
+    hook.remove()
+    x = seen[0].double().reshape(6, -1, layer.in_features)  # three views each of two people
+    assert torch.allclose(apart.sums, torch.stack([x[:3].sum(0), x[3:].sum(0)]), atol=1e-3)
+    assert apart.counts.tolist() == [[3.0] * x.shape[1]] * 2
+    assert torch.allclose(whole.sums, apart.sums.sum(1, keepdim=True))
+    assert whole.counts.tolist() == [[3.0 * x.shape[1]]] * 2
+    rows = x.flatten(0, 1)
+    assert torch.allclose(apart.second, rows.T @ rows / len(rows), atol=1e-3)
+
+
 def test_alphaedits_null_space_holds_what_stays(fresh):
     """Retained features move less than without a projector, in proportion to what is forgotten."""
     stay, moved = features(fresh, "retain"), {}
@@ -130,6 +150,8 @@ def test_alphaedit_is_deterministic_and_refuses(fresh):
         fresh.material = material
     with pytest.raises(UnseeError, match="ridge"):
         alphaedit.Config(ridge=0)
+    with pytest.raises(UnseeError, match="rule"):
+        alphaedit.Config(rule="smallest")
 
 
 # SLUG

@@ -184,7 +184,7 @@ def test_sauce_moves_images_to_forget_more_than_any_features_do(fresh, monkeypat
     """Beside the control that clamps every feature, which moves all images alike."""
 
     def share() -> float:
-        change = guarded(fresh, sauce.METHOD, features=1, width=4, steps=60, batch=128, lr=3e-3)
+        change = guarded(fresh, sauce.METHOD, features=1, width=2, steps=100, batch=128, lr=3e-3, sparsity=0.3)
         moved = {n: float(c.square().mean()) for n, c in change.items()}
         assert moved["forget"] > 0
         return moved["forget"] / max(moved["retain"], moved["neutral"])

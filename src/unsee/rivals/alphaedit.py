@@ -43,6 +43,7 @@ class Config:
     """most images of each set"""
 
     def __post_init__(self) -> None:
+        nullspace.fit(torch.eye(1), self.rule, self.value)  # refuses a rule or value that is none
         if self.depth < 0 or self.ridge <= 0 or self.images < 1:
             raise UnseeError(
                 f"depth {self.depth}, ridge {self.ridge}, images {self.images}. Allowed: depth from 0, ridge above 0, "
