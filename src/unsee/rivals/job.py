@@ -85,6 +85,10 @@ class Job:
         self._reword, self.trained = None, 0
         self._features.clear()
 
+    def refresh(self) -> None:
+        """To be called where visual weights were changed by hand: features are computed anew."""
+        self._features.clear()
+
     def pixels(self, examples: Sequence[Example]) -> list[Pixels]:
         """Each example's image through the model's processor, once."""
         images = {e.image.id: e.image for e in examples if e.image}
@@ -222,7 +226,7 @@ class Job:
         def apply(_: nn.Module, __: Any, output: Any) -> Any:
             return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
-        self._undo.append(module.register_forward_hook(apply).remove)
+        self._undo.append(module.register_forward_hook(apply, prepend=True).remove)
         self._features.clear()
 
     def reword(self, change: Callable[[Question], Question]) -> None:

@@ -56,6 +56,12 @@ def material(study: Study, split: str, draw: int = 0, seed: int = 0) -> Material
     )
 
 
+def evenly(examples: Sequence[Example], most: int) -> list[Example]:
+    """At most so many of them, evenly chosen, so that every concept stays as far as there is room."""
+    n = len(examples)
+    return [examples[i * n // most] for i in range(most)] if n > most else list(examples)
+
+
 def _shown(
     study: Study, concepts: Sequence[Concept], rng: np.random.Generator, kinds: Sequence[str]
 ) -> tuple[Example, ...]:
