@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from unsee.errors import UnseeError, nearest
 from unsee.rivals import (
+    alphaedit,
     dpo,
+    eco,
     ga,
     graddiff,
     gru,
@@ -17,8 +19,12 @@ from unsee.rivals import (
     npo,
     ours,
     po,
+    prompt,
+    salun,
+    sauce,
     siu,
     sku,
+    slug,
     vkd,
     vl_eraser,
 )  # fmt: skip
@@ -44,6 +50,12 @@ METHODS: dict[str, Method] = {
         siu.METHOD,
         vkd.METHOD,
         vl_eraser.METHOD,
+        salun.METHOD,
+        sauce.METHOD,
+        alphaedit.METHOD,
+        slug.METHOD,
+        eco.METHOD,
+        prompt.METHOD,
         noop.METHOD,
         noise.METHOD,
     )
