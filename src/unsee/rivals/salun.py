@@ -69,7 +69,7 @@ METHOD = Method(
     trains="half of the language model's weights",
     forget=forget,
     config=Config,
-    space={"lr": Real(1e-6, 1e-3), "share": Real(0.1, 0.9, log=False), "retain_weight": Real(0.3, 30)},
+    space={"lr": Real(3e-5, 3e-3), "share": Real(0.1, 0.9, log=False), "retain_weight": Real(0.3, 30)},
     needs=("forget questions", "retain questions"),
     note="Adapted from image classifiers: a random label is the answer to the same question about another concept, "
     "drawn anew each time; the optimiser is the shared loop's AdamW, not SGD at 0.013.",
