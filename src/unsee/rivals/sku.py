@@ -25,8 +25,11 @@ class Config(Training):
 
     lr: float = 2e-4
     distortion_weight: float = 2.5
+    """of the loss on the answers to be forgotten"""
     disassociation_weight: float = 2.5
+    """of the loss on other forgotten answers"""
     divergence_weight: float = 1.0
+    """of the divergence on retained answers, which is climbed"""
     answers: int = 5
     """other forgotten ones, to each question"""
     negation: float = 1.0
