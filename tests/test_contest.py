@@ -14,8 +14,9 @@ from tests.test_readme import README, blocks
 
 from unsee import rivals
 from unsee.cli import main
-from unsee.comparison import contest
+from unsee.comparison import bench
 from unsee.comparison.outcome import Comparison
+from unsee.data.study import study_of
 from unsee.errors import UnseeError
 
 DOCUMENT = README.parent / "docs" / "rivals.md"
@@ -70,7 +71,7 @@ def test_every_method_has_its_trials_and_its_runs(whole, capsys):
 
 
 def test_tuning_never_sees_the_request_that_is_reported(root):
-    study = contest.study_of(f"{root}", root / "facts.csv", root / "recipe.yaml")
+    study = study_of(f"{root}", root / "facts.csv", root / "recipe.yaml")
     assert set(study.split("forget_2", 0)[0]) != set(study.split("forget_2", 1)[0])
 
 
@@ -146,7 +147,7 @@ def test_the_commands_of_the_document(root, tmp_path, monkeypatch):
     for name, there in (("MODEL", "model"), ("GOLD", "model"), ("DIR", "."), ("facts.csv",) * 2, ("recipe.yaml",) * 2):
         (tmp_path / name).symlink_to(root / there)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(contest, "TEST", contest.CHECK)
+    monkeypatch.setattr(bench, "TEST", bench.CHECK)
     quick = ["--methods", "ga", "--trials", "1", "--seeds", "1", "--steps", "1", "--jobs", "1"]
     for command in commands:
         assert main([*shlex.split(command)[1:], *quick]) == 0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from unsee.comparison.tuning import best, centre, logged, tune
+from unsee.comparison import tuning
+from unsee.comparison.tuning import best, centre, logged
 from unsee.errors import UnseeError
 from unsee.rivals.method import Choice, Method, Real
 
@@ -24,6 +25,11 @@ WAY = Method("way", "A way", "none", "weights", "nothing", lambda job, config: N
 
 def measure(settings):
     return settings["lr"] * settings["layers"], {"forget_names": settings["lr"]}
+
+
+def tune(*given):
+    """All trials, when all are done."""
+    return ([], *tuning.tune(*given))[-1]
 
 
 def asked(trials):

@@ -53,7 +53,8 @@ def compare(
         jobs: methods at a time, each in a process of its own
         device: where the model runs
     """
-    from unsee.comparison import contest
+    from unsee.comparison.bench import EMBEDDED, Plan
+    from unsee.comparison.contest import assemble, contest
     from unsee.comparison.page import write_page
     from unsee.comparison.table import table
     from unsee.files import write_json
@@ -71,15 +72,15 @@ def compare(
     names = [n.strip() for n in methods.split(",") if n.strip()] or list(METHODS)
     for name in names:
         method(name)
-    embedded = (contest.EMBEDDED[0], str(gold or contest.EMBEDDED[1]))
+    embedded = (EMBEDDED[0], str(gold or EMBEDDED[1]))
     before, never = embedded if model is None else (str(model), str(gold or ""))
-    plan = contest.Plan(
+    plan = Plan(
         before, never, data, str(facts or ""), str(recipe or ""), split, trials, seeds, lr_scale, steps, batch,
         device_of(device),
     )  # fmt: skip
     plan.study().split(split)
-    contest.contest(plan, names, out, jobs)
-    found = contest.assemble(plan, out, "unsee " + shlex.join(sys.argv[1:]))
+    contest(plan, names, out, jobs)
+    found = assemble(plan, out, "unsee " + shlex.join(sys.argv[1:]))
     write_json(out / "comparison.json", found.to_json())
     made = table(found)
     made.write(out)

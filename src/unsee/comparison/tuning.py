@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +23,26 @@ Measured = tuple[float, Mapping[str, float]]  # score, figures
 
 def tune(
     file: Path, method: Method, trials: int, seed: int, measure: Callable[[dict[str, Any]], Measured]
-) -> list[Trial]:
-    """All trials of a method, those in ``file`` already among them; ``measure`` gives score and figures of settings.
+) -> Iterator[list[Trial]]:
+    """The trials of a method so far, again after each, those in ``file`` already among them.
+
+    ``measure`` gives score and figures of settings.
 
     The first trial is the middle of the space. The sampler (TPE) is seeded anew for each trial, so that an interrupted
     comparison goes on as an unbroken one. A trial that raises UnseeError counts: its settings break the method.
     """
     if not method.space:
-        return []
+        return
     study = _study(file, method, seed, 0)
     for left in study.get_trials(deepcopy=False):  # of an interrupted call: the same settings again
         if not left.state.is_finished() and left.params:
             study.tell(left.number, state=_states().FAIL)
             study.enqueue_trial(left.params, {"again": True})
-    while len(found := logged(file, method)) < trials:
+    while True:
+        if found := logged(file, method):
+            yield found
+        if len(found) >= trials:
+            return
         study = _study(file, method, seed, len(found))
         if not found:
             study.enqueue_trial(centre(method.space), skip_if_exists=True)
@@ -51,7 +57,6 @@ def tune(
         trial.set_user_attr("metrics", dict(metrics))
         trial.set_user_attr("seconds", round(time.perf_counter() - started, 2))
         study.tell(trial, score)
-    return found
 
 
 def create(file: Path) -> None:
