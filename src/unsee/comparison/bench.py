@@ -92,8 +92,8 @@ class Bench:
 
     def settings(self, way: Method, **values: Any) -> Any:
         """Of a method: its paper's, the plan's for all that share the loop, and ``values``, which win."""
-        shared = {"steps": self.plan.steps, "batch": self.plan.batch} if issubclass(way.config, Training) else {}
-        return way.settings(**shared | values)
+        shared = {"batch": self.plan.batch} | ({"steps": self.plan.steps} if self.plan.steps else {})
+        return way.settings(**(shared if issubclass(way.config, Training) else {}) | values)
 
     def job(self, draw: int, pixels: dict[str, Pixels]) -> Job:
         return Job(self.model, self.processor, material(self.study, self.plan.split, draw), pixels)
