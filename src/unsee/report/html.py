@@ -11,9 +11,14 @@ from typing import Any
 import jinja2
 import PIL.Image
 
+HERE = "unsee.report"
+BASE = '@import "base.css";'
 
-def read_template(name: str, package: str = "unsee.report") -> str:
-    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+def read_template(name: str, package: str = HERE) -> str:
+    """A page that imports the rules all pages share has them in its place: it loads no second file."""
+    text = resources.files(package).joinpath(name).read_text(encoding="utf-8")
+    return text.replace(BASE, read_template("base.css")) if BASE in text else text
 
 
 def environment() -> jinja2.Environment:
