@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md and README.md, and docs/tradeoff.png, from the files in benchmarks/results.
+"""Write the tables and pictures of README.md and docs from the files in benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -14,6 +14,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from unsee.comparison.outcome import Comparison
+from unsee.comparison.page import points
+from unsee.comparison.plots import paretos
 from unsee.comparison.table import table as side_by_side
 from unsee.evaluation.table import Table
 from unsee.report.plots import BLUE, GOLD, GREEN, GREY
@@ -252,33 +254,36 @@ def _result(name: str) -> dict[str, Any]:
     return data
 
 
-def comparisons() -> dict[str, Comparison]:
-    """Results of ``rivals.py`` by what was forgotten and by which model."""
-    found = {p.stem.removeprefix("compare-"): _result(p.stem) for p in sorted(RESULTS.glob("compare-*.json"))}
-    return {_title(name): Comparison.from_json(data) for name, data in found.items()}
-
-
 @cache
 def compared() -> dict[str, tuple[Comparison, Table]]:
-    return {name: (found, side_by_side(found)) for name, found in comparisons().items()}
+    """Results of ``rivals.py`` by file name: people, then flags."""
+    names = sorted((p.stem for p in RESULTS.glob("compare-*.json")), key=lambda n: ("people" not in n, n))
+    found = {name: Comparison.from_json(_result(name)) for name in names}
+    return {name: (comparison, side_by_side(comparison)) for name, comparison in found.items()}
+
+
+def _study(name: str) -> str:
+    return _title(name.removeprefix("compare-"))
+
+
+def rivals_picture() -> None:
+    """docs/rivals.svg: what every method forgets and keeps, a panel a study."""
+    if drawn := {_study(name): points(found) for name, (found, _) in compared().items()}:
+        (ROOT / "docs" / "rivals.svg").write_text(paretos(drawn), encoding="utf-8")
 
 
 def rivals_short() -> str:
-    """README.md: every method in every study, without intervals."""
-    parts = []
+    """README.md: every method in every study, in a picture and without intervals."""
+    parts = ["![What every method forgets and keeps](docs/rivals.svg)"] if compared() else []
     for name, (found, table) in compared().items():
         shown = [c for c in table.columns if c.key in SHORT]
-        rows = [f"| {name} | " + " | ".join(c.title for c in shown) + " |", "|---" * (len(shown) + 1) + "|"]
+        rows = [f"| {_study(name)} | " + " | ".join(c.title for c in shown) + " |", "|---" * (len(shown) + 1) + "|"]
         for row in table.rows:
             cells = [_short(row.cells[c.key].value, SHORT[c.key]) if c.key in row.cells else "–" for c in shown]
             title = f"**{row.model}**" if row.model.startswith("unsee") else row.model
             rows.append(f"| {title} | " + " | ".join(cells) + " |")
-        study = found.study
-        note = f"{study['trials']} trials each, then {study['seeds']} seeds"
-        parts.append(
-            "\n".join(rows)
-            + f"\n\n{note} ([compare-{_stem(name)}.json](benchmarks/results/compare-{_stem(name)}.json))."
-        )
+        note = f"{found.study['trials']} trials each, then {found.study['seeds']} seeds"
+        parts += ["\n".join(rows), f"{note} ([{name}.json](benchmarks/results/{name}.json))."]
     return "\n\n".join(parts)
 
 
@@ -286,9 +291,7 @@ def rivals_full() -> str:
     """docs/results.md: the same with intervals, marks, and where unsee is behind."""
     parts = []
     for name, (found, table) in compared().items():
-        parts.append(
-            "\n\n".join((f"### {name}", table.markdown(), origin({"command": found.command, "commit": found.commit})))
-        )
+        parts += [f"### {_study(name)}", table.markdown(), origin(vars(found))]
     return "\n\n".join(parts)
 
 
@@ -314,11 +317,6 @@ def _short(value: float, kind: str) -> str:
     return f"{100 * value:.0f}" if kind == "percent" else f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
-def _stem(title: str) -> str:
-    what, _, shape = title.partition(", ")
-    return f"{what}-{next(k for k, v in SHAPES.items() if v == shape)}"
-
-
 TABLES = [
     ("docs/results.md", "details", details),
     ("docs/models.md", "families", families),
@@ -337,6 +335,7 @@ def main() -> None:
         path = ROOT / file
         path.write_text(placed(path.read_text(encoding="utf-8"), mark, table()), encoding="utf-8")
     tradeoff()
+    rivals_picture()
 
 
 if __name__ == "__main__":

@@ -136,6 +136,18 @@ def test_labels_of_many_methods_do_not_overlap() -> None:
             assert abs(float(x) - float(u)) > 30 or abs(float(y) - float(v)) > 6
 
 
+def test_the_picture_of_studies_stands_alone(comparison: Comparison) -> None:
+    """As in a README: it has colours of its own, loads nothing, and is the same each time."""
+    points = page.points(comparison)
+    svg = plots.paretos({"people, <A>": points, "flags": points, "more": points})
+    assert svg == plots.paretos({"people, <A>": points, "flags": points, "more": points})
+    read = Balanced(svg[svg.index("<svg") :])
+    words = [word.strip() for word in read.text.split("\n")]
+    assert all(words.count(name) == 3 for name in ("vanilla", *RIVALS)) and "people, <A>" in words
+    assert "currentColor" not in svg and plots.INK not in svg and "fill: #ffffff" in svg
+    assert all(v.startswith("#") for n, v in read.attributes if n.endswith("href"))
+
+
 def test_trials_of_one_and_of_failures_are_drawn() -> None:
     Balanced(plots.trials([Trial(0, {}, None, {}, 1.0, "nan")], None, "t"))
     Balanced(plots.trials([Trial(3, {}, 0.4, {}, 1.0)], 3, "t"))

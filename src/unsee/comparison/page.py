@@ -77,7 +77,7 @@ def render(comparison: Comparison) -> str:
         groups=_groups(whole),
         rows=_rows(comparison, whole),
         notes=[note for note in (*whole.footnotes, *_sizes(whole)) if note not in found],
-        pareto=Markup(plots.pareto(_points(comparison))),
+        pareto=Markup(plots.pareto(points(comparison))),
         behind=found,
         beside=bool(comparison.runs_of(OURS)),
         methods=[
@@ -170,14 +170,14 @@ def _cell(column: Column, cell: Cell | None, ours: Cell | None) -> dict[str, str
     return {"value": number, "interval": interval, "mark": mark(cell), "side": side}
 
 
-def _points(comparison: Comparison) -> dict[str, plots.Point]:
+def points(comparison: Comparison) -> dict[str, plots.Point]:
     """(forgetting, what is kept) of the references and of every method that did not fail: means over its seeds."""
-    points = {}
+    found = {}
     for name in (*REFERENCES, *comparison.methods):
         of = [shares(run.means, comparison.vanilla.means) for run in comparison.runs_of(name)]
         if of:
-            points[name] = (sum(s[FORGETTING] for s in of) / len(of), sum(map(kept, of)) / len(of))
-    return points
+            found[name] = (sum(s[FORGETTING] for s in of) / len(of), sum(map(kept, of)) / len(of))
+    return found
 
 
 def _section(comparison: Comparison, name: str) -> dict[str, Any]:

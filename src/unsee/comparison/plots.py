@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
@@ -20,25 +22,60 @@ from unsee.report.plots import BLUE, GREY, INK, RED, STYLE, WIDTH, svg
 
 Point = tuple[float, float]
 FONT = 8.5
+BLACK = "#1c1e21"  # of letters and axes where no page gives its own
+ALONE: dict[Any, Any] = {  # "sans-serif" stands after it in the file
+    "font.sans-serif": ["DejaVu Sans"],
+    "figure.constrained_layout.w_pad": 0.13, "figure.constrained_layout.h_pad": 0.13,
+}  # fmt: skip
 TURNS, STEPS = 16, (8, 13, 19, 26, 34, 43, 54, 67, 82)  # directions, and points away, in which a label is tried
 
 
 def pareto(points: Mapping[str, Point], name: str = "pareto") -> str:
-    """Method → (forgetting, kept), each 0 to 1. The front is of the methods; references and failures are not on it."""
+    """Method → (forgetting, kept), each 0 to 1."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, WIDTH * 1.05), layout="constrained")
-        axes = figure.add_subplot(xlabel="forgotten, of what was known →", ylabel="kept, of what was known →")
-        axes.grid()
-        _limits(axes, list(points.values()))
-        best = front({m: p for m, p in points.items() if m not in REFERENCES})
-        axes.step(*_corners(best, axes), where="post", color=INK, alpha=0.35, linewidth=1.2, zorder=1)
-        for method, (x, y) in points.items():
-            colour, marker = look(method)
-            hollow = method in REFERENCES
-            face = "none" if hollow else colour
-            axes.scatter(x, y, s=36, marker=marker, facecolor=face, edgecolor=colour, linewidths=1.3, zorder=3)
-        _label(figure, axes, points)
+        _panel(figure.add_subplot(), points)
+        _label(figure, [points])
         return svg(figure, name)
+
+
+def paretos(points: Mapping[str, Mapping[str, Point]]) -> str:
+    """A panel a study, as an SVG file that needs no page around it: black on white."""
+    columns = min(2, len(points))
+    rows = math.ceil(len(points) / columns)
+    with matplotlib.rc_context(STYLE | ALONE):
+        figure = Figure(figsize=(WIDTH * columns, WIDTH * rows), layout="constrained", facecolor="white")
+        panels = [figure.add_subplot(rows, columns, i + 1, title=title) for i, title in enumerate(points)]
+        for axes, of in zip(panels, points.values(), strict=True):
+            _panel(axes, of)
+        figure.legend(handles=_legend(), loc="outside lower center", ncols=3, handletextpad=0.2)
+        _label(figure, list(points.values()))
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        return file.getvalue().replace(INK, BLACK)
+
+
+def _panel(axes: Axes, points: Mapping[str, Point]) -> None:
+    """The front is of the methods; references are not on it."""
+    axes.set(xlabel="forgotten, of what was known →", ylabel="kept, of what was known →")
+    axes.grid()
+    _limits(axes, list(points.values()))
+    best = front({m: p for m, p in points.items() if m not in REFERENCES})
+    axes.step(*_corners(best, axes), where="post", color=INK, alpha=0.35, linewidth=1.2, zorder=1)
+    for method, (x, y) in points.items():
+        colour, marker = look(method)
+        face = "none" if method in REFERENCES else colour
+        axes.scatter(x, y, s=36, marker=marker, facecolor=face, edgecolor=colour, linewidths=1.3, zorder=3)
+
+
+def _legend() -> list[Line2D]:
+    shown = {"ours": OURS, "published": "", "references": REFERENCES[0]}
+    looks = {title: look(method) for title, method in shown.items()}
+    return [
+        Line2D([], [], linestyle="", marker=marker, markersize=6, color=colour, label=title,
+               markerfacecolor="none" if title == "references" else colour)
+        for title, (colour, marker) in looks.items()
+    ]  # fmt: skip
 
 
 def look(method: str) -> tuple[str, str]:
@@ -97,10 +134,16 @@ def _corners(best: Sequence[Point], axes: Axes) -> tuple[list[float], list[float
     return [axes.get_xlim()[0], *x], [y[0], *y[1:], axes.get_ylim()[0]]
 
 
-def _label(figure: Figure, axes: Axes, points: Mapping[str, Point]) -> None:
-    """Each name at the nearest place that is free of marks and names, and a line to its mark if it is not beside it."""
+def _label(figure: Figure, panels: Sequence[Mapping[str, Point]]) -> None:
+    """In every panel, once its place is known."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
+    for axes, points in zip(figure.axes, panels, strict=True):
+        _label_panel(figure, axes, points)
+
+
+def _label_panel(figure: Figure, axes: Axes, points: Mapping[str, Point]) -> None:
+    """Each name at the nearest place that is free of marks and names, and a line to its mark if it is not beside it."""
     scale, frame = figure.dpi / 72, axes.get_window_extent()
     marks = {method: axes.transData.transform(point) for method, point in points.items()}
     taken = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in marks.values()]
