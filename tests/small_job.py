@@ -1,7 +1,12 @@
-"""A small job for tests of rivals: an untaught tiny model, a few people to forget and to keep."""
+"""A small job for tests of rivals: an untaught tiny model, a few people to forget and to keep.
+
+Fixtures: job, of both shapes in turn; llava. A test may change model and material: they are put back after it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +46,27 @@ def small_job(shape: str, checkpoint: Path | None = None) -> Job:
         patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
         model, processor = tiny.build(shape, people.vocabulary())
     return Job(model.eval(), processor, small_material(), checkpoint=checkpoint)
+
+
+@cache
+def only_job(shape: str) -> Job:
+    """The one of the session: to build a model takes longer than most tests of it."""
+    return small_job(shape)
+
+
+def lent(job: Job) -> Iterator[Job]:
+    material = job.material
+    yield job
+    job.material = material
+    job.restore()
+    assert not job.changed()
+
+
+@pytest.fixture(name="job", params=SHAPES)
+def given_job(request) -> Iterator[Job]:
+    yield from lent(only_job(request.param))
+
+
+@pytest.fixture(name="llava")
+def given_llava() -> Iterator[Job]:
+    yield from lent(only_job("llava"))

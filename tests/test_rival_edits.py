@@ -7,24 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.small_job import SHAPES, small_job
+from tests.small_job import given_job, given_llava  # noqa: F401  (fixtures: job, llava)
 
 from unsee.errors import UnseeError
 from unsee.rivals import alphaedit, slug
 from unsee.rivals.job import Job
 from unsee.rivals.method import Method
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def job(request) -> Job:
-    return small_job(request.param)
-
-
-@pytest.fixture
-def fresh(job):
-    yield job
-    job.restore()
-    assert not job.changed()
 
 
 def bytes_of(job: Job) -> dict[str, bytes]:
@@ -93,32 +81,32 @@ def features(job: Job, name: str) -> dict[str, torch.Tensor]:
     return {c: torch.stack(fs).mean(0) for c, fs in found.items()}
 
 
-@pytest.mark.parametrize("depth", [0.0, 0.2])
-def test_alphaedit_brings_concepts_to_nobody(fresh, depth):
+@pytest.mark.parametrize(("job", "depth"), [("llava", 0.0), ("qwen2_vl", 0.2)], indirect=["job"])
+def test_alphaedit_brings_concepts_to_nobody(job, depth):
     def apart() -> float:
-        nobody = torch.stack(list(features(fresh, "neutral").values())).mean(0)
-        return sum(float((f - nobody).norm() / nobody.norm()) for f in features(fresh, "forget").values())
+        nobody = torch.stack(list(features(job, "neutral").values())).mean(0)
+        return sum(float((f - nobody).norm() / nobody.norm()) for f in features(job, "forget").values())
 
     before = apart()
-    alphaedit.METHOD.forget(fresh, alphaedit.Config(depth=depth, rule="soft", value=0.01, ridge=0.03))
+    alphaedit.METHOD.forget(job, alphaedit.Config(depth=depth, rule="soft", value=0.01, ridge=0.03))
     assert apart() < 0.75 * before
-    layers = fresh.linears("visual")
-    edited = {n.removesuffix(".weight") for n in fresh.changed()}
+    layers = job.linears("visual")
+    edited = {n.removesuffix(".weight") for n in job.changed()}
     assert edited <= set(layers)
-    assert set(fresh.linears("projector")) <= edited
-    assert (edited == set(fresh.linears("projector"))) == (depth == 0)
-    assert fresh.trained == sum(layers[n].weight.numel() for n in edited)
+    assert set(job.linears("projector")) <= edited
+    assert (edited == set(job.linears("projector"))) == (depth == 0)
+    assert job.trained == sum(layers[n].weight.numel() for n in edited)
 
 
-def test_places_of_images_of_several_sizes_count_as_one(fresh):
+def test_places_of_images_of_several_sizes_count_as_one(job):
     """What a layer is given, place by place and summed up, is what a hook sees."""
-    probe, (name, layer) = fresh.pixels(fresh.material.forget[:2]), next(iter(fresh.linears("projector").items()))
-    upper = alphaedit.Upper(fresh.visual, alphaedit.trace(fresh.visual, probe[0]).linears, [name], probe, bf16=False)
-    shown = alphaedit._shown(fresh, upper, fresh.material.forget, 100)
+    probe, (name, layer) = job.pixels(job.material.forget[:2]), next(iter(job.linears("projector").items()))
+    upper = alphaedit.Upper(job.visual, alphaedit.trace(job.visual, probe[0]).linears, [name], probe, bf16=False)
+    shown = alphaedit._shown(job, upper, job.material.forget, 100)
     apart, whole = (alphaedit._inputs(upper, layer, shown, one) for one in (False, True))
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    fresh.visual.features(fresh.pixels(fresh.material.forget))
+    job.visual.features(job.pixels(job.material.forget))
     hook.remove()
     x = seen[0].double().reshape(6, -1, layer.in_features)  # three views each of two people
     assert torch.allclose(apart.sums, torch.stack([x[:3].sum(0), x[3:].sum(0)]), atol=1e-3)
@@ -129,25 +117,21 @@ def test_places_of_images_of_several_sizes_count_as_one(fresh):
     assert torch.allclose(apart.second, rows.T @ rows / len(rows), atol=1e-3)
 
 
-def test_alphaedits_null_space_holds_what_stays(fresh):
+def test_alphaedits_null_space_holds_what_stays(llava):
     """Retained features move less than without a projector, in proportion to what is forgotten."""
-    stay, moved = features(fresh, "retain"), {}
+    stay, moved = features(llava, "retain"), {}
     for rule in ("none", "tail"):
-        alphaedit.METHOD.forget(fresh, alphaedit.Config(depth=0, rule=rule, value=0.01, ridge=1e-3))
-        moved[rule] = sum(float((f - stay[c]).norm()) for c, f in features(fresh, "retain").items())
-        fresh.restore()
+        alphaedit.METHOD.forget(llava, alphaedit.Config(depth=0, rule=rule, value=0.01, ridge=1e-3))
+        moved[rule] = sum(float((f - stay[c]).norm()) for c, f in features(llava, "retain").items())
+        llava.restore()
     assert 0 < moved["tail"] < 0.5 * moved["none"]
 
 
-def test_alphaedit_is_deterministic_and_refuses(fresh):
-    twice(fresh, alphaedit.METHOD)
-    material = fresh.material
-    try:
-        fresh.material = replace(material, neutral=())
-        with pytest.raises(UnseeError, match="neutral"):
-            alphaedit.METHOD.forget(fresh, alphaedit.Config())
-    finally:
-        fresh.material = material
+def test_alphaedit_is_deterministic_and_refuses(llava):
+    twice(llava, alphaedit.METHOD)
+    llava.material = replace(llava.material, neutral=())
+    with pytest.raises(UnseeError, match="neutral"):
+        alphaedit.METHOD.forget(llava, alphaedit.Config())
     with pytest.raises(UnseeError, match="ridge"):
         alphaedit.Config(ridge=0)
     with pytest.raises(UnseeError, match="rule"):
@@ -177,35 +161,35 @@ def test_the_search_finds_where_forgetting_ends():
     assert score == pytest.approx(0.95)
 
 
-@pytest.mark.parametrize("part", ["tower", "visual"])
-def test_slug_steps_along_the_forget_gradient_in_one_layer(fresh, part):
+@pytest.mark.parametrize(("job", "part"), [("llava", "tower"), ("qwen2_vl", "visual")], indirect=["job"])
+def test_slug_steps_along_the_forget_gradient_in_one_layer(job, part):
     config = slug.Config(part=part, searches=3, layers=1)
-    before, weights = loss(fresh), slug._layers(fresh, config)
-    gradient = slug._gradient(fresh, weights, slug._halves(fresh.material.forget, config)[0])
-    assert not any(p.requires_grad for p in fresh.model.parameters())
-    slug.METHOD.forget(fresh, config)
-    ((name, delta),) = fresh.changed().items()
+    before, weights = loss(job), slug._layers(job, config)
+    gradient = slug._gradient(job, weights, slug._halves(job.material.forget, config)[0])
+    assert not any(p.requires_grad for p in job.model.parameters())
+    slug.METHOD.forget(job, config)
+    ((name, delta),) = job.changed().items()
     name = name.removesuffix(".weight")
     assert name in weights
     cosine = torch.nn.functional.cosine_similarity(delta.flatten(), gradient[name].flatten(), 0)
     assert cosine == pytest.approx(1, abs=1e-3)
-    assert fresh.trained == delta.numel()
-    assert loss(fresh) > before
+    assert job.trained == delta.numel()
+    assert loss(job) > before
 
 
-def test_slugs_gradient_is_that_of_the_mean_loss(fresh):
+def test_slugs_gradient_is_that_of_the_mean_loss(job):
     """By finite differences along it, and the retained half differs."""
     config = slug.Config()
-    weights, examples = slug._layers(fresh, config), fresh.material.forget
-    gradient = slug._gradient(fresh, weights, examples)
+    weights, examples = slug._layers(job, config), job.material.forget
+    gradient = slug._gradient(job, weights, examples)
     name = max(gradient, key=lambda n: float(gradient[n].norm()))
     way, old = gradient[name] / gradient[name].norm(), weights[name].detach().clone()
     found = []
     for step in (0.01, -0.01):
-        slug._put(fresh, weights[name], old + step * way)
-        found.append(loss(fresh))
+        slug._put(job, weights[name], old + step * way)
+        found.append(loss(job))
     assert (found[0] - found[1]) / 0.02 == pytest.approx(float(gradient[name].norm()), rel=0.05)
 
 
-def test_slug_is_deterministic(fresh):
-    assert len(twice(fresh, slug.METHOD, searches=2, layers=2)) == 1
+def test_slug_is_deterministic(llava):
+    assert len(twice(llava, slug.METHOD, searches=2, layers=2)) == 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.small_job import SHAPES, small_job
+from tests.small_job import given_job  # noqa: F401  (fixture: job)
 
 from unsee.errors import UnseeError
 from unsee.rivals import vl_eraser
@@ -15,11 +15,6 @@ from unsee.rivals.feedforward import feed_forward, watched
 
 METHOD = vl_eraser.METHOD
 FAST = {"steps": 5, "batch": 4, "lr": 1e-2, "tolerance": 0.1, "bf16": False}
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def job(request):
-    return small_job(request.param)
 
 
 def layers(job):
@@ -87,7 +82,6 @@ def test_adapter_is_beside_its_layer_then_subtracted(job):
         basis = adapters.bases[name.removesuffix(".weight")]
         assert (change @ basis).norm() < 1e-4 * change.norm(), "retained images do not reach it"
         assert torch.linalg.matrix_rank(change) <= config.rank
-    job.restore()
 
 
 def test_only_feed_forward_layers_change_and_the_answers_are_lost(job):
@@ -117,7 +111,6 @@ def test_distillation_makes_adapters_like_their_layers(job, monkeypatch):
     train = vl_eraser.train
     monkeypatch.setattr(vl_eraser, "train", lambda *args, **kwargs: kept.extend(train(*args, **kwargs)))
     METHOD.forget(job, METHOD.settings(**FAST | {"steps": 8, "balance": 1.0}))
-    job.restore()
     assert kept[-1]["distil"] < 0.97 * kept[0]["distil"] and kept[-1]["answers"] == 0
 
 
@@ -135,10 +128,9 @@ def test_no_room_and_no_retained_images_are_errors(job, monkeypatch):
         METHOD.forget(job, METHOD.settings(**FAST | {"steps": 1}))
     assert crowded and sorted(job.changed()) == sorted(free)
     job.restore()
-    whole, job.material = job.material, replace(job.material, retain=())
+    job.material = replace(job.material, retain=())
     with pytest.raises(UnseeError, match="has none"):
         METHOD.forget(job, METHOD.settings(**FAST))
-    job.material = whole
     for wrong in ({"weights": "full"}, {"balance": 1.5}, {"tolerance": 1.0}, {"strength": 0.0}):
         with pytest.raises(UnseeError):
             vl_eraser.Config(**wrong)

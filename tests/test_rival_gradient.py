@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
-from tests.small_job import SHAPES, small_job
+from tests.small_job import SHAPES, lent, small_job
 from torch import Tensor
 
 from unsee.concepts import UNKNOWN
@@ -20,6 +21,7 @@ FAMILY = (ga, graddiff, kl, npo, dpo, po, gru, llmu, sku)
 FAST = {"steps": 3, "batch": 2, "lr": 1e-2, "rank": 4, "bf16": False}
 
 
+@cache
 def taught(shape: str) -> Job:
     """A model that knows what it is to forget and to retain: ascent on an untaught one shows nothing."""
     job = small_job(shape)
@@ -33,21 +35,14 @@ def taught(shape: str) -> Job:
     return Job(job.model, job.processor, job.material)
 
 
-@pytest.fixture(scope="module")
-def jobs() -> dict[str, Job]:
-    return {shape: taught(shape) for shape in SHAPES}
-
-
 @pytest.fixture(params=SHAPES)
-def job(request, jobs):
-    yield jobs[request.param]
-    jobs[request.param].restore()
+def job(request):
+    yield from lent(taught(request.param))
 
 
 @pytest.fixture
-def llava(jobs):
-    yield jobs["llava"]
-    jobs["llava"].restore()
+def llava():
+    yield from lent(taught("llava"))
 
 
 def run(job: Job, method: object, **settings: object) -> dict[str, Tensor]:
@@ -145,7 +140,7 @@ def test_graddiff_without_retain_is_ascent(llava):
     assert not all(torch.equal(other[n], alone[n]) for n in alone)
 
 
-@pytest.mark.parametrize("base", [ga, npo])
+@pytest.mark.parametrize(("job", "base"), [("llava", npo), ("qwen2_vl", ga)], indirect=["job"])
 def test_gru_without_conflict_is_its_base(job, base, monkeypatch):
     monkeypatch.setattr(job, "material", replace(job.material, retain=job.material.forget))  # a conflict is certain
     alone = run(job, base, retain_weight=0.0)

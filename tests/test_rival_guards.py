@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.small_job import SHAPES, small_job
+from tests.small_job import given_job, given_llava  # noqa: F401  (fixtures: job, llava)
 from torch import Tensor
 
 from unsee.errors import UnseeError
@@ -15,18 +15,6 @@ from unsee.evaluation.tasks import Exam
 from unsee.rivals import eco, prompt, sauce
 from unsee.rivals.job import Job
 from unsee.rivals.method import Method
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def job(request) -> Job:
-    return small_job(request.param)
-
-
-@pytest.fixture
-def fresh(job):
-    yield job
-    job.restore()
-    assert not job.changed()
 
 
 def features(job: Job, name: str) -> Tensor:
@@ -69,26 +57,26 @@ def test_the_detector_tells_apart_whatever_the_numbers():
     assert matched[20:].mean() < 0.1
 
 
-def test_eco_corrupts_what_it_matches_and_nothing_else(fresh):
-    change = guarded(fresh, eco.METHOD, strength=2.0)
+def test_eco_corrupts_what_it_matches_and_nothing_else(job):
+    change = guarded(job, eco.METHOD, strength=2.0)
     assert all(c.abs().max() > 0 for c in change["forget"])
     assert not torch.equal(change["forget"][0], change["forget"][1])  # each image its own noise
     others = torch.cat([change["retain"], change["neutral"]])
     assert (others.abs().amax((1, 2)) == 0).double().mean() > 0.8
-    spread = torch.cat([features(fresh, "retain"), features(fresh, "neutral")]).flatten(0, 1).std(0)
+    spread = torch.cat([features(job, "retain"), features(job, "neutral")]).flatten(0, 1).std(0)
     assert (change["forget"] / spread).std() == pytest.approx(2, rel=0.1)
 
 
-def test_eco_gives_an_image_the_same_noise_alone_and_beside_others(fresh):
-    eco.METHOD.forget(fresh, eco.Config(strength=1.0))
-    together = features(fresh, "forget")
-    fresh.refresh()
-    alone = fresh.features(fresh.material.forget[2:3])[0]
+def test_eco_gives_an_image_the_same_noise_alone_and_beside_others(job):
+    eco.METHOD.forget(job, eco.Config(strength=1.0))
+    together = features(job, "forget")
+    job.refresh()
+    alone = job.features(job.material.forget[2:3])[0]
     assert torch.allclose(alone, together[2], atol=1e-4)
 
 
-def test_eco_without_strength_does_nothing_and_refuses_nonsense(fresh):
-    assert all(float(c.abs().max()) == 0 for c in guarded(fresh, eco.METHOD, strength=0.0).values())
+def test_eco_without_strength_does_nothing_and_refuses_nonsense(job):
+    assert all(float(c.abs().max()) == 0 for c in guarded(job, eco.METHOD, strength=0.0).values())
     with pytest.raises(UnseeError, match="threshold"):
         eco.Config(threshold=1.5)
 
@@ -96,21 +84,21 @@ def test_eco_without_strength_does_nothing_and_refuses_nonsense(fresh):
 # prompt
 
 
-def test_the_prompt_stands_before_questions_about_images_alone(fresh):
-    shown, named = fresh.material.forget[0].questions[0], fresh.material.text[0].questions[0]
+def test_the_prompt_stands_before_questions_about_images_alone(job):
+    shown, named = job.material.forget[0].questions[0], job.material.text[0].questions[0]
     exam = Exam({"forget": [shown], "retain": [named]}, {}, {})
-    assert fresh.exam(exam) is exam
-    prompt.METHOD.forget(fresh, prompt.Config("say nothing ."))
-    asked = fresh.exam(exam).groups
+    assert job.exam(exam) is exam
+    prompt.METHOD.forget(job, prompt.Config("say nothing ."))
+    asked = job.exam(exam).groups
     assert asked["forget"] == [replace(shown, prompt=f"say nothing . {shown.prompt}")]
     assert asked["retain"] == [named]
-    assert not fresh.changed()
-    fresh.restore()
-    assert fresh.exam(exam) is exam
+    assert not job.changed()
+    job.restore()
+    assert job.exam(exam) is exam
 
 
-def test_the_default_prompt_names_nobody(fresh):
-    names = {q.answer for e in fresh.material.forget for q in e.questions if q.kind == "identity"}
+def test_the_default_prompt_names_nobody(job):
+    names = {q.answer for e in job.material.forget for q in e.questions if q.kind == "identity"}
     assert names
     assert not any(n.lower() in prompt.Config().instruction.lower() for n in names)
 
@@ -180,11 +168,11 @@ def test_clamping_adds_the_difference_alone():
     assert torch.equal(model.clamped(x, torch.zeros(8), 0.5), x)
 
 
-def test_sauce_moves_images_to_forget_more_than_any_features_do(fresh, monkeypatch):
+def test_sauce_moves_images_to_forget_more_than_any_features_do(llava, monkeypatch):
     """Beside the control that clamps every feature, which moves all images alike."""
 
     def share() -> float:
-        change = guarded(fresh, sauce.METHOD, features=1, width=2, steps=100, batch=128, lr=3e-3, sparsity=0.3)
+        change = guarded(llava, sauce.METHOD, features=1, width=2, steps=100, batch=128, lr=3e-3, sparsity=0.3)
         moved = {n: float(c.square().mean()) for n, c in change.items()}
         assert moved["forget"] > 0
         return moved["forget"] / max(moved["retain"], moved["neutral"])
@@ -194,13 +182,9 @@ def test_sauce_moves_images_to_forget_more_than_any_features_do(fresh, monkeypat
     assert chosen > 1.2 * share()
 
 
-def test_sauce_refuses_what_it_cannot_do(fresh):
+def test_sauce_refuses_what_it_cannot_do(job):
     with pytest.raises(UnseeError, match="features"):
         sauce.Config(features=0)
-    material = fresh.material
-    try:
-        fresh.material = replace(material, retain=(), neutral=())
-        with pytest.raises(UnseeError, match="neutral images"):
-            sauce.METHOD.forget(fresh, sauce.Config())
-    finally:
-        fresh.material = material
+    job.material = replace(job.material, retain=(), neutral=())
+    with pytest.raises(UnseeError, match="neutral images"):
+        sauce.METHOD.forget(job, sauce.Config())

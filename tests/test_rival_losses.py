@@ -7,21 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.small_job import small_job
+from tests.small_job import given_llava  # noqa: F401  (fixture: llava)
 from torch import Tensor
 
 from unsee.concepts import UNKNOWN
 from unsee.errors import UnseeError
 from unsee.rivals import answers, dpo, ga, gru, kl, llmu, npo, po, sku
-from unsee.rivals.job import Job, Scored
+from unsee.rivals.job import Scored
 from unsee.rivals.loop import schedule
 
 rng = np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module")
-def llava() -> Job:
-    return small_job("llava")
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

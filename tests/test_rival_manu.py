@@ -7,18 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.small_job import SHAPES, small_job
+from tests.small_job import given_job  # noqa: F401  (fixture: job)
 
 from unsee.errors import UnseeError
 from unsee.rivals import manu
 from unsee.rivals.feedforward import feed_forward, watched
 
 METHOD = manu.METHOD
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def job(request):
-    return small_job(request.param)
 
 
 def test_importance_and_score_by_hand():
@@ -59,7 +54,6 @@ def test_activity_is_that_of_the_neurons_of_one_example(job):
 
 
 def test_cut_neurons_give_nothing_and_all_else_keeps_its_bytes(job):
-    job.restore()  # features too: of another batch they differ in their last bits
     METHOD.forget(job, METHOD.settings(share=0.05, examples=4))
     changed = {n: d.clone() for n, d in job.changed().items()}
     trained = job.trained
@@ -79,7 +73,6 @@ def test_cut_neurons_give_nothing_and_all_else_keeps_its_bytes(job):
             assert not now[name][:, columns].any() and not changed[name][:, ~columns].any()
     METHOD.forget(job, METHOD.settings(share=0.05, examples=4))
     assert all(torch.equal(changed[n], d) for n, d in job.changed().items())
-    job.restore()
 
 
 def test_those_that_fire_for_the_forgotten_are_cut(job, monkeypatch):
@@ -100,13 +93,11 @@ def test_those_that_fire_for_the_forgotten_are_cut(job, monkeypatch):
     monkeypatch.setattr(manu, "activity", real)
     METHOD.forget(job, METHOD.settings(share=1 / 512, examples=6))
     assert job.model.get_submodule(name).weight[:, 7].any()
-    job.restore()
 
 
 def test_only_the_last_layers_where_asked(job):
     METHOD.forget(job, METHOD.settings(share=0.05, layers=1, examples=2))
     assert len(job.changed()) == 2
-    job.restore()
 
 
 def test_what_it_cannot_do_is_said_before_anything_changes(job):

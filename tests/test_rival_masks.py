@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.small_job import SHAPES, small_job
+from tests.small_job import given_job, given_llava  # noqa: F401  (fixtures: job, llava)
 from torch import nn
 
 from unsee.errors import UnseeError
@@ -15,14 +15,6 @@ from unsee.rivals import mmunlearner, vkd
 from unsee.rivals.saliency import saliency, top_share
 
 FAST = {"steps": 2, "batch": 3, "lr": 1e-3, "bf16": False}
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def job(request):
-    job = small_job(request.param)
-    yield job
-    job.restore()
-    assert not job.changed()
 
 
 def loss(job) -> float:
@@ -69,7 +61,7 @@ def test_feature_distance_and_its_gradient_by_hand():
     np.testing.assert_allclose(ours[1][0].grad.numpy(), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("weights", ["lora", "full"])
+@pytest.mark.parametrize(("job", "weights"), [("qwen2_vl", "lora"), ("llava", "full")], indirect=["job"])
 def test_mmunlearner_moves_what_its_mask_lets(job, weights, monkeypatch):
     """With no retained gradient, a weight whose mask is zero keeps its bytes; those with a one move."""
     method, seen = mmunlearner.METHOD, {}
@@ -102,13 +94,12 @@ def test_mmunlearner_moves_what_its_mask_lets(job, weights, monkeypatch):
         moved = seen["after"][name] != seen["before"][name]
         assert not moved[~mask].any(), name
     assert any((seen["after"][n] != seen["before"][n]).any() for n in seen["masks"])
-    job.restore()
 
 
 TRAIN = mmunlearner.train
 
 
-@pytest.mark.parametrize("weights", ["lora", "full"])
+@pytest.mark.parametrize(("job", "weights"), [("llava", "lora"), ("qwen2_vl", "full")], indirect=["job"])
 def test_mmunlearner_forgets_in_both_parts_the_same_each_time(job, weights):
     before = loss(job)
     changed, after = run(job, mmunlearner.METHOD, weights=weights, fisher_examples=2, forget_weight=3.0)
@@ -146,11 +137,9 @@ def test_masks_that_fit_nothing_or_select_nothing_are_errors(job):
     with pytest.raises(UnseeError, match="all zeros"):
         run(job, mmunlearner.METHOD, threshold=1e30, fisher_examples=1)
     assert not job.changed()
-    whole = job.material
-    job.material = replace(whole, text=(), forget_text=())
+    job.material = replace(job.material, text=(), forget_text=())
     with pytest.raises(UnseeError, match="by name"):
         run(job, mmunlearner.METHOD)
-    job.material = whole
 
 
 def test_vkd_trains_a_share_of_the_visual_weights_and_no_other(job):
@@ -171,23 +160,23 @@ def test_vkd_trains_a_share_of_the_visual_weights_and_no_other(job):
     assert all(torch.equal(changed[n], again[n]) for n in changed)
 
 
-def test_vkd_holds_retained_features_at_the_teacher(job):
+def test_vkd_holds_retained_features_at_the_teacher(llava):
     """The heavier the teacher, the nearer; both views of an image are compared."""
-    projector = dict(list(job.linears("projector").items())[:1])
-    examples = job.material.retain
+    projector = dict(list(llava.linears("projector").items())[:1])
+    examples = llava.material.retain
 
     def drift(weight: float) -> float:
-        vkd.METHOD.forget(job, vkd.METHOD.settings(**FAST | {"steps": 4, "retain_weight": weight}))
+        vkd.METHOD.forget(llava, vkd.METHOD.settings(**FAST | {"steps": 4, "retain_weight": weight}))
         with torch.no_grad():
-            far = vkd.distance(vkd.views(job, projector, examples), then).item()
-        job.restore()
+            far = vkd.distance(vkd.views(llava, projector, examples), then).item()
+        llava.restore()
         return far
 
     with torch.no_grad():
-        then = vkd.views(job, projector, examples)
-        one = vkd.views(job, projector, examples[:1])[0]
+        then = vkd.views(llava, projector, examples)
+        one = vkd.views(llava, projector, examples[:1])[0]
         assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(one, then[0], strict=True)), "batched as alone"
-        assert len(one) == 2 and torch.allclose(one[1], job.features(examples[:1])[0], atol=1e-4)
+        assert len(one) == 2 and torch.allclose(one[1], llava.features(examples[:1])[0], atol=1e-4)
     assert drift(1000.0) < 0.7 * drift(1e-6)
 
 

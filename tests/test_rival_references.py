@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.small_job import SHAPES, small_job
+from tests.small_job import given_job, given_llava  # noqa: F401  (fixtures: job, llava)
 
 from unsee.config import ForgetConfig
 from unsee.rivals import noise, noop, ours
-from unsee.rivals.job import Job
 
 SMALL = ForgetConfig(steps=2, batch=4, stop=0, bf16=False)
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def job(request) -> Job:
-    return small_job(request.param)
 
 
 def test_noop_leaves_every_byte(job):
@@ -26,16 +20,16 @@ def test_noop_leaves_every_byte(job):
     assert not any(p.requires_grad for p in job.model.parameters())
 
 
-def test_noise_is_as_large_as_unsees_change_in_the_same_layers(job):
-    ours.METHOD.forget(job, SMALL)
-    theirs = job.changed()
-    job.restore()
-    assert not job.changed()
+def test_noise_is_as_large_as_unsees_change_in_the_same_layers(llava):
+    ours.METHOD.forget(llava, SMALL)
+    theirs = llava.changed()
+    llava.restore()
+    assert not llava.changed()
     found = []
     for _ in range(2):
-        noise.METHOD.forget(job, SMALL)
-        found.append(job.changed())
-        job.restore()
+        noise.METHOD.forget(llava, SMALL)
+        found.append(llava.changed())
+        llava.restore()
     assert set(found[0]) == set(theirs)
     assert len(theirs) > 2
     for name, delta in theirs.items():

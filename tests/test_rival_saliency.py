@@ -6,17 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.small_job import SHAPES, small_job
+from tests.small_job import given_job  # noqa: F401  (fixture: job)
 
 from unsee.errors import UnseeError
 from unsee.rivals.saliency import fisher, saliency, top_share
 
 PART = ("lm_head.weight", "norm.weight", "q_proj.weight", "fc1.weight", "mlp.0.weight")
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def job(request):
-    return small_job(request.param)
 
 
 def some(job):

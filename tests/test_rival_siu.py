@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.small_job import SHAPES, small_job
+from tests.small_job import given_job  # noqa: F401  (fixture: job)
 
 from unsee.concepts import UNKNOWN
 from unsee.errors import UnseeError
@@ -15,11 +15,6 @@ from unsee.rivals import siu
 
 METHOD = siu.METHOD
 FAST = {"steps": 4, "batch": 3, "lr": 3e-3, "bf16": False}
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def job(request):
-    return small_job(request.param)
 
 
 def log_softmax(x):
@@ -91,7 +86,6 @@ def run(job, **settings):
 
 
 def test_language_model_alone_changes_the_same_each_time(job):
-    job.restore()
     changed, _ = run(job)
     again, _ = run(job)
     linears = {f"{n}.weight" for n in job.linears("language")}
