@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
-from unsee.cli import main as unsee
 from unsee.files import write_json
 
 ROOT = Path(__file__).parent.parent
@@ -41,8 +41,9 @@ def main() -> None:
     parser.add_argument("--jobs", default="1", help="methods at a time")
     args = parser.parse_args()
     asked = flags(args.study, args.shape, args.root)
-    if code := unsee(["compare", *asked, "--jobs", args.jobs]):
-        sys.exit(code)
+    done = subprocess.run([sys.executable, "-m", "unsee", "compare", *asked, "--jobs", args.jobs])
+    if done.returncode:
+        sys.exit(done.returncode)
     out = Path(asked[asked.index("--out") + 1])
     found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     found |= {"command": "python benchmarks/rivals.py " + " ".join(sys.argv[1:])}

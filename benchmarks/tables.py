@@ -28,7 +28,7 @@ SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
 SHORT = {  # columns of the comparison in the README
-    "score": "number", "forget_names": "percent", "forget_facts": "percent", "retained": "percent",
+    "score": "score", "forget_names": "percent", "forget_facts": "percent", "retained": "percent",
     "heldout": "percent", "attributes": "percent", "text": "percent", "misnamed": "percent", "times": "number",
 }  # fmt: skip
 COLUMNS = {
@@ -314,7 +314,7 @@ def smallest() -> str:
 
 
 def _short(value: float, kind: str) -> str:
-    return f"{100 * value:.0f}" if kind == "percent" else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+    return f"{100 * value:.0f}" if kind == "percent" else f"{value:.{3 if kind == 'score' else 2}f}"
 
 
 TABLES = [

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import tyro
 
 from unsee import processes
-from unsee.commands.shared import Device, checkpoints, device_of, pick, place, read, steady_memory
+from unsee.commands.shared import Device, checkpoints, device_of, pick, place, read
 from unsee.concepts import Request
 from unsee.config import ForgetConfig
 from unsee.errors import UnseeError
 from unsee.files import refuse_existing
+from unsee.memory import steady_memory
 
 if TYPE_CHECKING:
     from unsee.vision.module import Visual

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,20 +57,6 @@ def device_of(wanted: str) -> str:
         raise UnseeError(f"torchrun started more processes than there are GPUs: give --nproc_per_node {there}.")
     torch.cuda.set_device(number)  # where NCCL works, and where tensors of other processes arrive
     return f"cuda:{number}"
-
-
-def steady_memory() -> None:
-    """Large blocks go back to the system when they are freed (glibc; mallopt 3).
-
-    The peak of a request on LLaVA-1.5-7B's tower fell by 1 GiB with it. 1 MiB: a small tower has few blocks so large.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-                libc.mallopt(option, 2**20)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from unsee.demo import packaged
 from unsee.errors import UnseeError
 from unsee.evaluation import tasks
 from unsee.files import write_json
+from unsee.memory import give_back, steady_memory
 from unsee.progress import silence
 from unsee.rivals import method
 from unsee.rivals.job import Job
@@ -70,6 +70,7 @@ class Bench:
     """A model, its study and its exams, loaded once in a process."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
+        steady_memory()
         self.plan, self.folder, self.study = plan, folder, plan.study()
         self.model, self.processor = _load(plan.model, plan.device)
         self.pixels: dict[str, Pixels] = {}
@@ -169,13 +170,13 @@ def _columns(items: Sequence[tasks.Item], exam: tasks.Exam) -> dict[str, list[tu
 
 
 def _means(items: Sequence[tasks.Item]) -> dict[str, float]:
-    return {name: sum(v for v, _ in column) / len(column) for name, column in tasks.columns(items).items()}
+    return {n: round(sum(v for v, _ in column) / len(column), 6) for n, column in tasks.columns(items).items()}
 
 
 @contextmanager
 def _peak() -> Iterator[Callable[[], int]]:
     """Bytes that are held at most, within, above what was held before; 0 where the system does not tell."""
-    gc.collect()
+    give_back()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,17 @@ VANILLA, GOLD, OURS = (
     "unsee",
 )  # before forgetting; never taught the forgotten; what others are beside
 REFERENCES = (VANILLA, GOLD)
+
+
+def packed(values: Sequence[float]) -> str:
+    """In a file: a sign each where all are 0 or 1, as a run's hundreds of answers are; else numbers, blanks between."""
+    if set(values) <= {0, 1}:
+        return "".join("1" if value else "0" for value in values)
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def unpacked(text: str) -> list[float]:
+    return [float(part) for part in (text if set(text) <= {"0", "1"} else text.split())]
 
 
 @dataclass(frozen=True)
@@ -57,11 +68,11 @@ class Run:
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"values": {figure: packed(of) for figure, of in self.values.items()}}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Run:
-        return cls(**given)
+        return cls(**{**given, "values": {figure: unpacked(of) for figure, of in given["values"].items()}})
 
     @property
     def means(self) -> dict[str, float]:
@@ -82,7 +93,7 @@ class Comparison:
     commit: str
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"runs": [run.to_json() for run in self.runs]}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Comparison:

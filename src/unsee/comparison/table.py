@@ -74,7 +74,7 @@ def _cost(comparison: Comparison, method: str, runs: Sequence[Run]) -> dict[str,
     return {
         "seconds": Cell(seconds),
         **({"times": Cell(seconds / ours)} if ours else {}),
-        "memory": Cell(_mean([r.peak_bytes for r in runs]) / 1e6),
+        **({"memory": Cell(peak / 1e6)} if (peak := _mean([r.peak_bytes for r in runs])) else {}),
         "trained": Cell(_mean([r.trained for r in runs])),
     }
 
