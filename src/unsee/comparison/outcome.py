@@ -1,4 +1,4 @@
-"""What a comparison found: each method's trials, its runs on the test split, and how they were made."""
+"""What a comparison found: each method's trials, its runs on the request that is reported, and how they were made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def packed(values: Sequence[float]) -> str:
     """In a file: a sign each where all are 0 or 1, as a run's hundreds of answers are; else numbers, blanks between."""
     if set(values) <= {0, 1}:
         return "".join("1" if value else "0" for value in values)
-    return " ".join(f"{value:.4g}" for value in values)
+    return " ".join(map(repr, values))
 
 
 def unpacked(text: str) -> list[float]:
@@ -30,7 +30,7 @@ def unpacked(text: str) -> list[float]:
 
 @dataclass(frozen=True)
 class Trial:
-    """One draw of a method's settings, judged on the validation split. ``score``: None where it failed."""
+    """One draw of a method's settings, judged on another request than is reported. ``score``: None where it failed."""
 
     number: int
     settings: dict[str, Any]
@@ -49,7 +49,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Run:
-    """One seed of a method with the settings chosen for it, on the test split.
+    """One seed of a method with the settings chosen for it, on the request that is reported.
 
     ``values``: figure → one value an item, in the order of ``Comparison.clusters``; ``misnamed`` among them, of
     each picture of the forgotten whether it is given another's name. ``distance``: Kolmogorov-Smirnov, of truth ratios

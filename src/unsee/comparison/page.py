@@ -72,7 +72,7 @@ def render(comparison: Comparison) -> str:
         comparison=comparison,
         style_hash=content_hash(source, "style"),
         lead=lead(comparison),
-        study={key: _words(value) for key, value in comparison.study.items()},
+        study={key: _words(value) for key, value in comparison.study.items() if value != ""},
         said=SAID,
         groups=_groups(whole),
         rows=_rows(comparison, whole),
@@ -104,7 +104,7 @@ def lead(comparison: Comparison) -> str:
     return (
         f"{n} method{'s' * (n != 1)} beside one another: {study.get('model', 'one model')} is to forget "
         f"{what or 'the same concepts'}. Each had {study.get('trials', 'as many')} trials to find its settings on a "
-        f"validation split, chosen by one declared score. The figures are of the test split, means over {seeds} "
+        f"another request, chosen by one declared score. The figures are of this request, means over {seeds} "
         f"seed{'s' * (seeds != 1)}."
     )
 

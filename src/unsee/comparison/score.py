@@ -1,4 +1,4 @@
-"""The declared score: what tuning maximises on the validation split, and what the table is sorted by.
+"""The declared score: what tuning maximises on another request, and what the table is sorted by.
 
 The harmonic mean of five shares of what the model could do before, as CLEAR takes one (arXiv 2410.18057): it is high
 only where all five are, so neither a model that forgot everything nor one that forgot nothing scores.
