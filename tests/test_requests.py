@@ -292,7 +292,10 @@ def test_what_init_refuses(root, tmp_path, capsys):
     assert "does not exist" in told(capsys, [*args[: model + 1], f"{root / 'nowhere'}", *args[model + 2 :]], 2)
     other = [*args[:keep], "--statistics", f"{tmp_path / 'statistics'}", *args[keep + 2 :]]
     assert "there is no file" in told(capsys, other, 2)
-    assert list(tmp_path.iterdir()) == []
+    few = folder(tmp_path / "few", {"x": 11, "y": 12})
+    neutral = args.index("--neutral")
+    assert "needs at least 10" in told(capsys, [*args[: neutral + 1], f"{few}", *args[neutral + 2 :]], 2)
+    assert list(tmp_path.iterdir()) == [few]
     (tmp_path / "ledger").mkdir()
     assert "exists already" in told(capsys, args, 2)
 

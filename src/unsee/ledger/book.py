@@ -28,6 +28,7 @@ from unsee.files import new_folder, sha256
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled
 from unsee.ledger.body import Body
+from unsee.ledger.measure import split
 from unsee.ledger.state import Share, State
 from unsee.ledger.store import Entry, Store
 from unsee.vision.patch import Patch
@@ -171,6 +172,7 @@ def create(
 
     given = {"neutral": neutral, "exemplars": exemplars}
     folders = {name: {"path": str(path.resolve()), "images": _images(path)} for name, path in given.items() if path}
+    split(read_folder(neutral).concepts)  # refuses too few
     visual = load_visual(model, revision, trust, device)
     retained = list(read_folder(retain).concepts) if retain else []
     moments = Moments.load(statistics) if statistics else api.statistics(visual, None, retained, config)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unsee.concepts import Concept, ImageRef
+from unsee.errors import UnseeError
 from unsee.forgetting import contrast
 from unsee.forgetting.moments import MomentRecorder, Moments
 from unsee.ledger import state as states
@@ -27,8 +28,13 @@ class Look:
 
 
 def split(neutral: Sequence[Concept]) -> tuple[list[Concept], list[ImageRef]]:
-    """Neutral concepts as requests are shown them, and the images that are held out."""
+    """Neutral concepts as requests are shown them, and the images that are held out. UnseeError: too few."""
     images = [(c, i) for c in neutral for i in c.images]
+    if len(images) < 2 * HELD_OUT:
+        raise UnseeError(
+            f"{len(images)} neutral image(s); a ledger needs at least {2 * HELD_OUT}, of which every fifth is shown to "
+            f"no request and tells how far others move. Give more: --neutral DIR."
+        )
     out = {id(i) for _, i in images[HELD_OUT - 1 :: HELD_OUT][:MOST]}
     shown = [Concept(c.id, tuple(i for i in c.images if id(i) not in out)) for c in neutral]
     return [c for c in shown if c.images], [i for _, i in images if id(i) in out]
