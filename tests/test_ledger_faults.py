@@ -17,7 +17,7 @@ from tests.small_ledger import add, asked, desk, ended, made
 from tests.test_requests import same, told
 
 from unsee.cli import main
-from unsee.ledger import store
+from unsee.ledger import schema, store
 from unsee.ledger.book import Ledger
 from unsee.ledger.state import State
 
@@ -114,7 +114,7 @@ def test_a_full_disk(what, ledger, unbroken, monkeypatch, capsys):
 
 def test_a_database_that_cannot_grow(ledger, root, monkeypatch, capsys):
     before = Ledger(ledger).store.lines()
-    connect = store._connect
+    connect = schema.connect
 
     def small(path: Path) -> sqlite3.Connection:
         db = connect(path)
@@ -122,7 +122,7 @@ def test_a_database_that_cannot_grow(ledger, root, monkeypatch, capsys):
         return db
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_connect", small)
+        patch.setattr(store, "connect", small)
         patch.setattr(store.Store, "note", lambda self, *_, **__: self.put("much", "x" * 100_000))
         said = told(capsys, add(root, ledger, "cleo"), 2)
     assert "database or disk is full. Nothing of this step was written" in said
@@ -132,7 +132,7 @@ def test_a_database_that_cannot_grow(ledger, root, monkeypatch, capsys):
 
 def test_a_ledger_that_may_not_be_written_to(ledger, root, monkeypatch, capsys):
     """Tests run as root, whom no permission stops: the database says what it would say."""
-    connect = store._connect
+    connect = schema.connect
 
     def reading(path: Path) -> sqlite3.Connection:
         db = connect(path)
@@ -140,7 +140,7 @@ def test_a_ledger_that_may_not_be_written_to(ledger, root, monkeypatch, capsys):
         return db
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_connect", reading)
+        patch.setattr(store, "connect", reading)
         assert "attempt to write a readonly database" in told(capsys, add(root, ledger, "cleo"), 2)
         assert "attempt to write a readonly database" in told(capsys, asked("run", ledger), 2)
     assert main(asked("audit", ledger)) == 0
@@ -174,7 +174,7 @@ def test_two_at_once(ledger, root, unbroken, capsys):
 
 
 def test_another_program_writes_to_the_database(ledger, root, monkeypatch, capsys):
-    monkeypatch.setattr(store, "BUSY", 0.1)
+    monkeypatch.setattr(schema, "BUSY", 0.1)
     other = sqlite3.connect(ledger / store.FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     assert "database is locked. Nothing of this step was written" in told(capsys, add(root, ledger, "cleo"), 2)

@@ -143,9 +143,9 @@ def release(ids: Ids = (), *, ledger: Path, despite: bool = False) -> None:
         despite: also where figures that were measured again are over their tolerance
     """
     opened = _open(ledger)
-    from unsee.ledger import requests
+    from unsee.ledger.release import release
 
-    done = requests.release(opened, ids, despite)
+    done = release(opened, ids, despite)
     print("\n".join(f"{id}: released" for id in done) or "nothing is verified and waits for release")
 
 

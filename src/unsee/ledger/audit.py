@@ -13,7 +13,8 @@ from unsee.errors import UnseeError
 from unsee.files import sha256
 from unsee.ledger.book import BASE, SHARE, Ledger
 from unsee.ledger.log import Line, faults
-from unsee.ledger.store import HEAD, NEXT
+from unsee.ledger.schema import NEXT
+from unsee.ledger.store import HEAD
 from unsee.vision.checkpoint import Checkpoint
 
 

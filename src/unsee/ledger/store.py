@@ -15,41 +15,9 @@ from typing import Any
 from unsee.errors import UnseeError
 from unsee.files import write_json
 from unsee.ledger.log import Line
+from unsee.ledger.schema import NEXT, clear, connect, migrate
 
 FILE, HEAD = "ledger.db", "head.json"
-BUSY = 10.0  # seconds that a writer waits for another
-# From version n - 1 to n; PRAGMA user_version says where a database is.
-MIGRATIONS = (
-    """
-    CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-    CREATE TABLE requests (
-        id TEXT PRIMARY KEY, place INTEGER NOT NULL, state TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 1,
-        changed TEXT NOT NULL DEFAULT '{}', batch INTEGER, turn TEXT
-    );
-    CREATE TABLE images (
-        request TEXT NOT NULL REFERENCES requests, concept INTEGER NOT NULL, sha256 TEXT NOT NULL, path TEXT
-    );
-    CREATE INDEX images_of ON images (request);
-    CREATE INDEX images_by ON images (sha256);
-    CREATE TABLE retained (sha256 TEXT PRIMARY KEY, turn TEXT);
-    CREATE TABLE turns (place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
-    CREATE TABLE log (
-        number INTEGER PRIMARY KEY, time TEXT NOT NULL, request TEXT NOT NULL, event TEXT NOT NULL,
-        body TEXT NOT NULL, before TEXT NOT NULL, hash TEXT NOT NULL
-    );
-    """,
-)
-# state → what may follow it. A request goes back to checked to be tried again, or replayed after a rollback.
-NEXT = {
-    "received": ("checked", "rejected", "rolled back"),
-    "checked": ("forgotten", "rejected", "rolled back"),
-    "forgotten": ("verified", "checked", "parked", "rolled back"),
-    "verified": ("released", "checked", "rolled back"),
-    "released": ("checked", "rolled back"),
-    "parked": ("checked", "rolled back"),
-    "rejected": (),
-    "rolled back": (),
-}
 
 
 @dataclass(frozen=True)
@@ -83,15 +51,15 @@ class Store:
         self.folder, self.path = folder, folder / FILE
         if not self.path.is_file():
             raise UnseeError(f"'{folder}' is no ledger. Make one: unsee requests init --ledger {folder} …")
-        with _clear(self.path):
-            self.db = _connect(self.path)
-            _migrate(self.db, self.path)
+        with clear(self.path):
+            self.db = connect(self.path)
+            migrate(self.db, self.path)
 
     @classmethod
     def create(cls, folder: Path) -> Store:
         """A new database in ``folder``, which is there."""
-        with _clear(folder / FILE):
-            db = _connect(folder / FILE)
+        with clear(folder / FILE):
+            db = connect(folder / FILE)
             db.execute("PRAGMA journal_mode = WAL")
             db.close()
         return cls(folder)
@@ -102,7 +70,7 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """One transaction; the hash of its last log line is then noted beside the database."""
-        with _clear(self.path):
+        with clear(self.path):
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -115,7 +83,7 @@ class Store:
             write_json(self.folder / HEAD, {"line": last.number, "hash": last.hash})
 
     def rows(self, sql: str, *given: Any) -> list[sqlite3.Row]:
-        with _clear(self.path):
+        with clear(self.path):
             return self.db.execute(sql, given).fetchall()
 
     def write(self, sql: str, *given: Any) -> None:
@@ -211,7 +179,7 @@ class Store:
 
     def tidy(self) -> None:
         """Bring the write-ahead log, which may hold what was dropped, into the database and empty it."""
-        with _clear(self.path):
+        with clear(self.path):
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # Turns
@@ -240,39 +208,9 @@ class Store:
         self.db.executemany("UPDATE retained SET turn = ? WHERE sha256 = ?", [(turn, h) for h in hashes])
 
 
-@contextmanager
-def _clear(path: Path) -> Iterator[None]:
-    """What SQLite says, as one error."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise UnseeError(
-            f"the ledger's database '{path}' cannot be used: {error}. Nothing of this step was written."
-        ) from error
-
-
 def _body(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     return found if isinstance(found, dict) else {"unreadable": text}
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Autocommit: transactions begin and end where ``writing`` says. Deleted content is overwritten with zeros."""
-    db = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
-    db.execute("PRAGMA secure_delete = ON")
-    db.execute("PRAGMA synchronous = FULL")
-    return db
-
-
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    """To this version's schema, one step after the other."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise UnseeError(
-            f"'{path}' was written by a newer unsee (schema {version}, this one reads {len(MIGRATIONS)}). Install that."
-        )
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
