@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from unsee.commands.shared import Device, device_of, steady_memory
+from unsee.commands.shared import Device, device_of
 from unsee.config import LedgerConfig
 from unsee.errors import UnseeError
 from unsee.files import refuse_existing
+from unsee.memory import steady_memory
 
 if TYPE_CHECKING:
     from unsee.ledger.book import Ledger
