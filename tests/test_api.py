@@ -13,6 +13,7 @@ import torch
 import unsee
 from unsee import ForgetConfig, UnseeError, load_full, load_visual, read_folder
 from unsee.data.study import PeopleStudy
+from unsee.forgetting.penalty import Settled
 from unsee.vision.checkpoint import module_names
 
 CONFIG = ForgetConfig(steps=3, batch=4)
@@ -146,3 +147,21 @@ def test_watch_is_asked_every_twenty_steps(checkpoints, sets):
 def test_a_model_that_sees_nothing_is_refused(sets):
     with pytest.raises(UnseeError, match="no get_image_features"):
         unsee.forget(torch.nn.Linear(2, 2), None, **sets)
+
+
+def test_a_second_request_counts_from_the_base_and_holds_the_first(checkpoint, sets, images):
+    """Statistics of the base serve it; without the base they are refused; what is settled adds a term."""
+    visual = load_visual(checkpoint)
+    first, second, *stay = read_folder(images / "known").concepts
+    given = {"neutral": sets["neutral"], "statistics": unsee.statistics(visual, None, stay)}
+    names = given["statistics"].layers
+    base = {n: visual.model.get_submodule(n).weight.detach().clone() for n in names}
+    one = unsee.forget(visual, forget=[first], config=CONFIG, **given)
+    assert one.left.keys() == {first.id}
+    with pytest.raises(UnseeError, match="of this one before it changed"):
+        unsee.forget(visual, forget=[second], config=CONFIG, **given)
+    after = unsee.statistics(visual, None, [first])
+    settled = Settled.one(one.delta, {n: after.mean(n) for n in names})
+    two = unsee.forget(visual, forget=[second], config=CONFIG, base=base, settled=settled, **given)
+    assert "settled" not in one.history[0] and two.history[0]["settled"] == pytest.approx(0, abs=1e-4)
+    assert two.history[0]["penalty"] > one.history[0]["penalty"] == 0 and two.history[-1]["settled"] > 1e-6

@@ -15,6 +15,7 @@ from unsee.cli import main
 
 README = Path(__file__).parent.parent / "README.md"
 MODELS = README.parent / "docs" / "models.md"
+REQUESTS = README.parent / "docs" / "requests.md"
 
 
 def blocks(language: str, document: Path = README) -> list[str]:
@@ -50,6 +51,21 @@ def test_the_commands_inside_sentences(desk):
     found = re.findall(r"`(unsee statistics[^`]*)`", README.read_text(encoding="utf-8"))
     assert found and main(shlex.split(found[0])[1:]) == 0
     assert (desk / "keep.safetensors").is_file()
+
+
+def test_the_commands_of_a_ledger(desk, make_images):
+    """Those of the block in their order, then those inside sentences, but without the ids that a ledger gives."""
+    make_images(desk / "others", {"z": 13})
+    (block,) = blocks("sh", REQUESTS)
+    quick = ["--steps", "2", "--batch", "4", "--most-left", "9", "--most-retained", "9", "--most-heldout", "9"]
+    for command in block.splitlines():
+        assert main([*shlex.split(command)[1:], *(quick if " init " in command else [])]) == 0, command
+    assert (desk / "served" / "model" / "config.json").is_file()
+    (request,) = [p.stem for p in (desk / "served" / "certificates").glob("*.html")]
+    inside = re.findall(r"`(unsee requests [^`]*--[^`]*)`", REQUESTS.read_text(encoding="utf-8"))
+    assert len(inside) == 3
+    for command in inside:
+        assert main(shlex.split(command.replace(" ID ", f" {request} "))[1:]) == 0, command
 
 
 def test_the_make_targets_exist():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from unsee.config import ForgetConfig
 from unsee.data.folder import read_folder
 from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
+from unsee.forgetting.penalty import Settled
 from unsee.forgetting.run import Forgetting, Forgotten
 from unsee.vision import patch as patches
 from unsee.vision.attention import attention_for
@@ -67,6 +68,8 @@ def forget(
     config: ForgetConfig | None = None,
     checkpoint: Path | None = None,
     watch: Callable[[int], dict[str, float]] | None = None,
+    base: Mapping[str, Tensor] | None = None,
+    settled: Settled | None = None,
 ) -> Result:
     """Make ``model`` forget the concepts in ``forget``, in place. Only its visual module is used, read and changed.
 
@@ -74,14 +77,16 @@ def forget(
     used in the loss; or ``statistics`` of them, when the images are gone. ``neutral``: the same kind of picture, of
     concepts the model was not taught. ``reference``: the visual module of a model that never learned them, for the
     region of that name. ``checkpoint``: a folder from which an interrupted call resumes, to the bit, and which takes
-    what would fill the memory. Raises UnseeError before any work where the input cannot serve.
+    what would fill the memory. ``base`` and ``settled``: of requests before this one, the layers' weights before them
+    and what they left; ``statistics`` may be of the model before them too. Raises UnseeError before any work where the
+    input cannot serve.
     """
     config = config or ForgetConfig()
     started = time.perf_counter()
     request = Request(concepts_of(forget), concepts_of(retain), concepts_of(neutral))
     visual = model if isinstance(model, Visual) else Visual(model, processor)
     with attention_for(visual.model, training=False):
-        job = prepare.prepare(visual, request, statistics, config, reference, checkpoint)
+        job = prepare.prepare(visual, request, statistics, config, reference, checkpoint, base, settled)
     ready = time.perf_counter()
     eager = config.bf16 and job.module.few_rows
     trained = [f"{n}.weight" for n in job.layers]

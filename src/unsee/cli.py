@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from unsee import __version__, processes
-from unsee.commands import benchmarks, comparing, forgetting, models, studies
+from unsee.commands import benchmarks, comparing, forgetting, models, requests, studies
 from unsee.errors import UnseeError, nearest
 from unsee.progress import say
 
@@ -40,11 +40,22 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "data check": benchmarks.data_check,
     "data export": benchmarks.data_export,
     "data folders": benchmarks.data_folders,
+    "requests init": requests.init,
+    "requests add": requests.add,
+    "requests list": requests.list_requests,
+    "requests run": requests.run,
+    "requests verify": requests.verify,
+    "requests release": requests.release,
+    "requests rollback": requests.rollback,
+    "requests replay": requests.replay,
+    "requests audit": requests.audit,
+    "requests export": requests.export,
     "finetune": studies.finetune,
     "pretrain": studies.pretrain,
     "questions": studies.questions,
 }
-RESUME = ("forget", "finetune", "evaluate", "compare")  # the same command again goes on where it was stopped
+# the same command again goes on where it was stopped
+RESUME = ("forget", "finetune", "evaluate", "compare", "requests run", "requests replay")
 SHARED = ("forget", "statistics", "evaluate")  # several processes can do them together
 CONFIG_HELP = "--config FILE reads flags from a YAML file, such as the config.yaml of a run; flags given beside it win."
 
@@ -67,7 +78,7 @@ def _answer(given: list[str]) -> int:
             Console(stderr=True).print(Text("error: ", "bold red") + Text(str(error)), soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        again = "run the same command again to resume" if given[0] in RESUME else "nothing was written"
+        again = "run the same command again to resume" if _name(given) in RESUME else "nothing was written"
         say(f"\nstopped; {again}")
         return processes.INTERRUPTED
 
@@ -79,9 +90,9 @@ def _run(given: list[str]) -> int:
     if given[0] == "--version":
         print(f"unsee {__version__}")
         return 0
-    name = " ".join(given[:2]) if " ".join(given[:2]) in COMMANDS else given[0]
+    name = _name(given)
     if name not in COMMANDS:
-        asked = " ".join(given[:2]) if name == "data" else name
+        asked = " ".join(given[:2]) if name in ("data", "requests") else name
         raise UnseeError(f"there is no command '{asked}'. {nearest(asked, COMMANDS)}")
     if processes.asked() > 1 and name not in SHARED:
         raise UnseeError(f"unsee {name} is the work of one process. Start it without torchrun.")
@@ -99,9 +110,14 @@ def _run(given: list[str]) -> int:
     return 0
 
 
+def _name(given: list[str]) -> str:
+    two = " ".join(given[:2])
+    return two if two in COMMANDS else given[0]
+
+
 def overview() -> str:
     """What ``unsee --help`` prints."""
-    rows = [f"  {name:<16}{inspect.getdoc(f)}".partition("\n")[0] for name, f in COMMANDS.items()]
+    rows = [f"  {name:<18}{inspect.getdoc(f)}".partition("\n")[0] for name, f in COMMANDS.items()]
     return "\n".join([
         "usage: unsee COMMAND [flags]", "",
         "Make multimodal models forget visual concepts: a person, a brand, a flag.", "", *rows, "",

@@ -76,6 +76,28 @@ class ForgetConfig:
 
 
 @dataclass(frozen=True)
+class LedgerConfig(ForgetConfig):
+    """How requests are forgotten one after another, and what each must show before it may be released."""
+
+    most_left: float = 0.25
+    """share of its identity that held-back views of each requested concept may still show"""
+    most_retained: float = 0.3
+    """of the energy of any layer's retained outputs, how much all requests together may have moved"""
+    most_heldout: float = 0.3
+    """of the spread of held-out neutral images' features, how far all requests together may have moved them"""
+    most_earlier: float = 0.3
+    """share of what changed for earlier requests' images that a later one may change again"""
+    attempts: int = 3
+    """how often a request that fails is tried, each time with other strength, before it is parked"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "most_left", "most_retained", "most_heldout", "most_earlier", "attempts")
+        if self.region != "neutral":
+            raise UnseeError(f"--region is {self.region}; requests in a ledger are forgotten to the region neutral.")
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """How a model is taught."""
 

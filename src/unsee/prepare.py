@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
@@ -24,6 +24,7 @@ from unsee.errors import UnseeError
 from unsee.files import sha256
 from unsee.forgetting import contrast
 from unsee.forgetting.moments import MomentRecorder, Moments
+from unsee.forgetting.penalty import Settled
 from unsee.forgetting.region import Images, Region
 from unsee.forgetting.replay import Replay, directions
 from unsee.forgetting.run import Forgetting
@@ -52,14 +53,20 @@ def prepare(
     config: ForgetConfig,
     reference: Visual | None = None,
     folder: Path | None = None,
+    base: Mapping[str, Tensor] | None = None,
+    settled: Settled | None = None,
 ) -> Forgetting:
-    """Everything before the first step. ``folder``: for what takes more memory than there should be."""
+    """Everything before the first step. ``folder``: for what takes more memory than there should be.
+
+    ``base``: layer → its weight before earlier requests, from which the cumulative penalty counts; ``settled``: what
+    those left.
+    """
     moments = Moments.load(statistics) if isinstance(statistics, str | Path) else statistics
     _check(request, moments, config, reference)
     check_finite(visual)
     meta = {"model": fingerprint(visual.tensors())}
     inputs = _inputs(request, meta["model"], moments, reference) if folder else []
-    if moments and moments.meta != meta:
+    if moments and moments.meta.get("model") != meta["model"] and moments.meta.get("model") != _before(visual, base):
         raise UnseeError(
             "the statistics are of another model, or of this one before it changed. "
             "Make them again from the retained images: unsee statistics --model … --images …"
@@ -94,7 +101,15 @@ def prepare(
     if folder:
         moments = moments.on_disk(folder / MOMENTS)
     sets, dtypes = (train, check, neutral, retain), _stored(visual, trained)
-    return Forgetting(upper, layers, *sets, moments, config, reference=aims, dtypes=dtypes, inputs=inputs)
+    started = {n: base[n].to(m.weight.device) for n, m in layers.items()} if base else None
+    return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs)
+
+
+def _before(visual: Visual, base: Mapping[str, Tensor] | None) -> str:
+    """The fingerprint of the module before earlier requests; empty: there were none."""
+    if not base:
+        return ""
+    return fingerprint(visual.tensors() | {f"{n}.weight": weight for n, weight in base.items()})
 
 
 def _agreed(upper: Upper) -> Upper:

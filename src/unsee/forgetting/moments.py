@@ -97,6 +97,10 @@ class Moments:
             with new_file(path) as file:
                 shutil.copyfile(self.matrices.path, file)
             return
+        save_state(path, "moments", *self.state())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON to save."""
         info: dict[str, Any] = {
             "counts": self.counts, "layers": self.layers, "images": self.images, "meta": self.meta, "replay": None,
         }  # fmt: skip
@@ -104,7 +108,7 @@ class Moments:
         if self.replay:
             parts, info["replay"] = self.replay.state()
             tensors |= {REPLAY + name: part for name, part in parts.items()}
-        save_state(path, "moments", tensors, info)
+        return tensors, info
 
     def on_disk(self, path: str | Path) -> Moments:
         """Saved to ``path``, and the same moments whose matrices are read from there one by one when they are used.
@@ -119,7 +123,11 @@ class Moments:
     @classmethod
     def load(cls, path: str | Path) -> Moments:
         """Read what ``save`` wrote. UnseeError: missing, truncated or another kind of file."""
-        tensors, info = load_state(path, "moments")
+        return cls.restored(*load_state(path, "moments"), path)
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any], path: str | Path) -> Moments:
+        """From ``state``, read from the file ``path``. UnseeError: parts are missing or do not fit."""
         matrices = {k: t for k, t in tensors.items() if not k.startswith(REPLAY)}
         parts = {k.removeprefix(REPLAY): t for k, t in tensors.items() if k.startswith(REPLAY)}
         try:

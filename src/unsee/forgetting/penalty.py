@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -95,13 +95,21 @@ class Settled:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; the same state gives the same bytes."""
+        save_state(path, "settled", *self.state())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON to save."""
         parts = {"A": self.A, "B": self.B, "c": self.c}
-        save_state(path, "settled", {f"{p}.{k}": t for p, d in parts.items() for k, t in d.items()}, {"n": self.n})
+        return {f"{p}.{k}": t for p, d in parts.items() for k, t in d.items()}, {"n": self.n}
 
     @classmethod
     def load(cls, path: str | Path) -> Settled:
         """Read what ``save`` wrote. UnseeError: missing, truncated or another kind of file."""
-        tensors, info = load_state(path, "settled")
+        return cls.restored(*load_state(path, "settled"), path)
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any], path: str | Path) -> Settled:
+        """From ``state``, read from the file ``path``. UnseeError: parts are missing or do not fit."""
         A, B, c = ({k[2:]: t for k, t in tensors.items() if k.startswith(p)} for p in ("A.", "B.", "c."))
         n = info.get("n")
         if not isinstance(n, int) or not A.keys() == B.keys() == c.keys() or len(tensors) != 3 * len(A):

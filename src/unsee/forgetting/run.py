@@ -29,13 +29,17 @@ PACE = 0.25  # of the way since the last look: what each further one is expected
 
 @dataclass
 class Forgotten:
-    """What a request did: ``delta`` (layer → W − W_before, float32), per-layer certificates, the loop's history."""
+    """What a request did: ``delta`` (layer → W − W_before, float32), per-layer certificates, the loop's history.
+
+    ``left``: share of its identity that held-back views of each concept still show.
+    """
 
     delta: dict[str, Tensor]
     certificates: dict[str, float]
     history: list[dict[str, float]]
     stopped: str
     rank: dict[str, float]
+    left: dict[str, float]
 
 
 class Module(Protocol):
@@ -192,7 +196,20 @@ class Forgetting:
 
     def left(self) -> float:
         """Mean share of their identity that held-back views still show."""
-        return float(self.region.left(self.check, self.module.now(self.check.pixels, contrast.pooled)).mean())
+        return float(self._shown().mean())
+
+    def left_of(self) -> dict[str, float]:
+        """The same of each concept."""
+        return self._by_concept(self._shown())
+
+    def _by_concept(self, shown: Tensor) -> dict[str, float]:
+        views: dict[str, list[float]] = {}
+        for concept, share in zip(self.check.concepts, shown.tolist(), strict=True):
+            views.setdefault(concept, []).append(share)
+        return {concept: sum(some) / len(some) for concept, some in views.items()}
+
+    def _shown(self) -> Tensor:
+        return self.region.left(self.check, self.module.now(self.check.pixels, contrast.pooled))
 
     def run(self, checkpoint: Path | None = None, watch: Callable[[int], dict[str, float]] | None = None) -> Forgotten:
         config = self.config
@@ -230,7 +247,9 @@ class Forgetting:
             if n in self.dtypes:  # what is judged from here on is what will be stored
                 with torch.no_grad():
                     m.weight.copy_(m.weight.to(self.dtypes[n]))
-        return Forgotten(self.delta(), self._certificates(), history, self._verdict(history), self.rank)
+        shown = self._shown()
+        verdict, left = self._verdict(history, float(shown.mean())), self._by_concept(shown)
+        return Forgotten(self.delta(), self._certificates(), history, verdict, self.rank, left)
 
     def delta(self) -> dict[str, Tensor]:
         return {n: m.weight.detach() - self.start[n] for n, m in self.layers.items()}
@@ -244,8 +263,8 @@ class Forgetting:
                 found[n] = nullspace.certificate(self.layers[n].weight.detach() - start, start, second)
         return {n: found[n] for n in self.layers}
 
-    def _verdict(self, history: list[dict[str, float]]) -> str:
-        left = f"held-back views show {100 * self.left():.0f} % of their identity after {len(history)} steps"
+    def _verdict(self, history: list[dict[str, float]], share: float) -> str:
+        left = f"held-back views show {100 * share:.0f} % of their identity after {len(history)} steps"
         asked = f"--stop is {100 * self.config.stop:.0f} %, more --steps come closer"
         return left if forgotten_at(history, self.config) or self.config.stop <= 0 else f"{left}; {asked}"
 

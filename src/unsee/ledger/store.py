@@ -1,0 +1,216 @@
+"""The database of a ledger: requests, the patches on the base, the log. SQLite in WAL mode, one writer at a time."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unsee.errors import UnseeError
+from unsee.files import write_json
+from unsee.ledger.log import Line
+from unsee.ledger.schema import NEXT, clear, connect, migrate
+
+FILE, HEAD = "ledger.db", "head.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request. ``changed``: settings that are its own; ``batch``: those of one number are forgotten together, in
+    the order of these numbers; ``turn``: id of the patch that forgets it."""
+
+    id: str
+    place: int
+    state: str
+    attempt: int
+    changed: dict[str, float]
+    batch: int | None
+    turn: str | None
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of a request. ``path``: None once the request was released."""
+
+    request: str
+    concept: int
+    sha256: str
+    path: Path | None
+
+
+class Store:
+    """Reads at any time; writes within ``writing`` only, all of a block or nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / FILE
+        if not self.path.is_file():
+            raise UnseeError(f"'{folder}' is no ledger. Make one: unsee requests init --ledger {folder} …")
+        with clear(self.path):
+            self.db = connect(self.path)
+            migrate(self.db, self.path)
+
+    @classmethod
+    def create(cls, folder: Path) -> Store:
+        """A new database in ``folder``, which is there."""
+        with clear(folder / FILE):
+            db = connect(folder / FILE)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.close()
+        return cls(folder)
+
+    def close(self) -> None:
+        self.db.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction; the hash of its last log line is then noted beside the database."""
+        with clear(self.path):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+        if last := self.last():
+            write_json(self.folder / HEAD, {"line": last.number, "hash": last.hash})
+
+    def rows(self, sql: str, *given: Any) -> list[sqlite3.Row]:
+        with clear(self.path):
+            return self.db.execute(sql, given).fetchall()
+
+    def write(self, sql: str, *given: Any) -> None:
+        self.db.execute(sql, given)
+
+    # Settings
+
+    def put(self, name: str, value: Any) -> None:
+        self.write("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, json.dumps(value))
+
+    def get(self, name: str) -> Any:
+        found = self.rows("SELECT value FROM settings WHERE name = ?", name)
+        if not found:
+            raise UnseeError(f"the ledger's database '{self.path}' lacks '{name}'. Restore it from a copy.")
+        return json.loads(found[0][0])
+
+    # The log
+
+    def note(self, request: str, event: str, **body: Any) -> None:
+        """Add a line. Nothing in it may name anybody: it stays for ever."""
+        line = Line.after(self.last(), datetime.now(UTC).isoformat(timespec="milliseconds"), request, event, body)
+        text = json.dumps(line.body, sort_keys=True)
+        self.write(
+            "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)",
+            line.number, line.time, line.request, line.event, text, line.before, line.hash,
+        )  # fmt: skip
+
+    def last(self) -> Line | None:
+        found = self._lines("ORDER BY number DESC LIMIT 1")
+        return found[0] if found else None
+
+    def lines(self, request: str = "") -> list[Line]:
+        """All, or those about one request."""
+        return self._lines("WHERE ? IN (request, '') ORDER BY number", request)
+
+    def _lines(self, rest: str, *given: Any) -> list[Line]:
+        rows = self.rows(f"SELECT number, time, request, event, body, before, hash FROM log {rest}", *given)
+        return [Line(r[0], r[1], r[2], r[3], _body(r[4]), r[5], r[6]) for r in rows]
+
+    # Requests
+
+    def add(self, images: Sequence[tuple[int, str, Path]]) -> str:
+        """A new request; its images as concept number, hash and path."""
+        id, (place,) = secrets.token_hex(4), self.rows("SELECT COALESCE(MAX(place), 0) + 1 FROM requests")[0]
+        self.write("INSERT INTO requests (id, place, state) VALUES (?, ?, 'received')", id, place)
+        for concept, sha256, path in images:
+            self.write("INSERT INTO images VALUES (?, ?, ?, ?)", id, concept, sha256, str(path))
+        self.note(id, "received", images=len(images), concepts=len({c for c, _, _ in images}))
+        return id
+
+    def entries(self, *states: str) -> list[Entry]:
+        """Requests in the order they came, or only those in one of ``states``."""
+        rows = self.rows("SELECT id, place, state, attempt, changed, batch, turn FROM requests ORDER BY place")
+        found = [Entry(r[0], r[1], r[2], r[3], json.loads(r[4]), r[5], r[6]) for r in rows]
+        return [e for e in found if not states or e.state in states]
+
+    def entry(self, id: str) -> Entry:
+        """UnseeError: there is none of this id."""
+        known = {e.id: e for e in self.entries()}
+        if id not in known:
+            some = ", ".join(known) or "none yet"
+            raise UnseeError(f"there is no request '{id}' in this ledger. Its requests: {some}.")
+        return known[id]
+
+    def move(self, id: str, state: str, **body: Any) -> None:
+        """A request into its next state, with what this did. UnseeError: it cannot go there from where it is."""
+        now = self.entry(id).state
+        if state not in NEXT[now]:
+            allowed = ", ".join(NEXT[now]) or "nothing: it is done with"
+            raise UnseeError(f"request {id} is {now}, so it cannot become {state}. What may follow: {allowed}.")
+        self.write("UPDATE requests SET state = ? WHERE id = ?", state, id)
+        self.note(id, state, **body)
+
+    def change(self, id: str, **values: Any) -> None:
+        """Set attempt, changed (a dict), batch or turn."""
+        for column, value in values.items():
+            value = json.dumps(value) if isinstance(value, dict) else value
+            self.write(f"UPDATE requests SET {column} = ? WHERE id = ?", value, id)
+
+    def images(self, request: str = "") -> list[Image]:
+        """Of one request, or of all."""
+        rows = self.rows(
+            "SELECT request, concept, sha256, path FROM images WHERE ? IN (request, '') ORDER BY rowid", request
+        )
+        return [Image(r[0], r[1], r[2], Path(r[3]) if r[3] else None) for r in rows]
+
+    def next_batch(self) -> int:
+        return int(self.rows("SELECT COALESCE(MAX(batch), 0) + 1 FROM requests")[0][0])
+
+    def let_go(self, request: str) -> None:
+        """Drop where the images of a request lie; their hashes stay. What was deleted is overwritten on disk."""
+        self.write("UPDATE images SET path = NULL WHERE request = ?", request)
+
+    def tidy(self) -> None:
+        """Bring the write-ahead log, which may hold what was dropped, into the database and empty it."""
+        with clear(self.path):
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    # Turns
+
+    def turns(self) -> list[str]:
+        """The patches that lie on the base, in their order."""
+        return [r[0] for r in self.rows("SELECT id FROM turns ORDER BY place")]
+
+    def stack(self, turn: str) -> None:
+        self.write("INSERT INTO turns VALUES ((SELECT COALESCE(MAX(place), 0) + 1 FROM turns), ?)", turn)
+
+    def unstack(self, turn: str) -> None:
+        self.write("DELETE FROM turns WHERE id = ?", turn)
+        self.write("UPDATE retained SET turn = NULL WHERE turn = ?", turn)
+
+    # Images in the retained sums, by hash
+
+    def retain(self, hashes: Sequence[str]) -> None:
+        self.db.executemany("INSERT OR IGNORE INTO retained VALUES (?, NULL)", [(h,) for h in hashes])
+
+    def retained(self) -> set[str]:
+        """Those that are in the sums now."""
+        return {r[0] for r in self.rows("SELECT sha256 FROM retained WHERE turn IS NULL")}
+
+    def take(self, hashes: Sequence[str], turn: str) -> None:
+        self.db.executemany("UPDATE retained SET turn = ? WHERE sha256 = ?", [(turn, h) for h in hashes])
+
+
+def _body(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"unreadable": text}
