@@ -295,6 +295,22 @@ def rivals_full() -> str:
     return "\n\n".join(parts)
 
 
+def sequences() -> str:
+    """docs/results.md: what ``sequential.py`` measured."""
+    found = {p.stem: _result(p.stem) for p in sorted(RESULTS.glob("sequential-*.json"))}
+    titles = ("form, order", "requests", "forgotten names", "facts", "largest rebound", "retained names after 5, 10 …")
+    rows = ["| " + " | ".join((*titles, "held-out", "attributes")) + " |", "|---" * 8 + "|"]
+    for data in found.values():
+        later = [look for look in data["others"] if look["after"]]
+        retained, heldout = (", ".join(f"{100 * look[k]:.1f}" for look in later) for k in ("retain", "heldout"))
+        rows.append(
+            f"| {data['form']}, {data['order']} | {len(data['turns'])} of {data['people']} | {100 * data['names']:.1f} | "
+            f"{100 * data['facts'][-1]:.1f} | {100 * data['rebound']:.1f} | {retained} | {heldout} | "
+            f"{100 * later[-1]['attributes']:.1f} |"
+        )
+    return "\n\n".join(["\n".join(rows), *(origin(data) for data in found.values())])
+
+
 def methods() -> str:
     """docs/rivals.md: the rows of the methods' table."""
     rows = ["| method | | paper | what trains | what it needs beside the images to forget |", "|---" * 5 + "|"]
@@ -325,6 +341,7 @@ TABLES = [
     ("README.md", "sizes", sizes),
     ("README.md", "rivals", rivals_short),
     ("docs/results.md", "rivals", rivals_full),
+    ("docs/results.md", "sequences", sequences),
     ("docs/rivals.md", "methods", methods),
     ("docs/rivals.md", "smallest", smallest),
 ]
