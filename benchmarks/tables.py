@@ -305,8 +305,8 @@ def sequences() -> str:
         retained, heldout = (", ".join(f"{100 * look[k]:.1f}" for look in later) for k in ("retain", "heldout"))
         rows.append(
             f"| {data['form']}, {data['order']} | {len(data['turns'])} of {data['people']} | "
-            f"{100 * data['names']:.1f} | {100 * data['facts'][-1]:.1f} | {100 * data['rebound']:.1f} | {retained} | {heldout} | "
-            f"{100 * later[-1]['attributes']:.1f} |"
+            f"{100 * data['names']:.1f} | {100 * data['facts'][-1]:.1f} | {100 * data['rebound']:.1f} | "
+            f"{retained} | {heldout} | {100 * later[-1]['attributes']:.1f} |"
         )
     return "\n\n".join(["\n".join(rows), *(origin(data) for data in found.values())])
 
