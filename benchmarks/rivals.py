@@ -19,7 +19,6 @@ from pathlib import Path
 from unsee.files import write_json
 
 ROOT = Path(__file__).parent.parent
-STEPS = 80  # of the methods that train by a gradient, with 8 images of each set
 
 
 def flags(study: str, shape: str, root: str) -> list[str]:
@@ -29,7 +28,7 @@ def flags(study: str, shape: str, root: str) -> list[str]:
     given = {} if (study, shape) == ("people", "llava") else models
     if study == "flags":
         given |= {"data": root, "facts": f"{root}/facts.csv", "recipe": "recipes/flags.yaml"}
-    given |= {"split": "forget_10", "steps": f"{STEPS}", "out": f"build/compare-{study}{count}-{shape}"}
+    given |= {"split": "forget_10", "out": f"build/compare-{study}{count}-{shape}"}
     return [part for key, value in given.items() for part in (f"--{key}", value)]
 
 
