@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.small_ledger import add, asked, desk, made
 
 from unsee.cli import main
+from unsee.config import LedgerConfig
+from unsee.ledger import book
 from unsee.ledger.log import Line, faults
 
 
@@ -102,6 +104,7 @@ def test_a_ledger_is_whole_and_says_where_its_log_ends(ledger, capsys):
         (["UPDATE log SET body = '[' WHERE number = 2"], "line 2 of the log was edited"),
         (["UPDATE log SET time = '2020' WHERE number = 3"], "line 3 of the log was edited"),
         (["DELETE FROM log WHERE number = 3"], "line 3 of the log is missing"),
+        (["DELETE FROM log"], "the log is empty"),
         (["UPDATE log SET number = 99 WHERE number = 2", "UPDATE log SET number = 2 WHERE number = 3",
           "UPDATE log SET number = 3 WHERE number = 99"], "line 2 of the log"),
         (["UPDATE requests SET state = 'released'"], "is released in the database and verified in the log"),
@@ -114,6 +117,21 @@ def test_a_ledger_is_whole_and_says_where_its_log_ends(ledger, capsys):
 def test_a_database_that_was_written_into(statements, found, ledger, capsys):
     sql(ledger, *statements)
     assert found in audit(capsys, ledger)
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"line": 1}'])
+def test_the_noted_end_of_the_log_is_damaged_or_gone(text, ledger, capsys):
+    (ledger / "head.json").unlink() if text is None else (ledger / "head.json").write_text(text)
+    assert "head.json is gone or damaged" in audit(capsys, ledger)
+
+
+def test_a_ledger_from_before_a_setting_existed_is_whole(ledger, monkeypatch):
+    @dataclass(frozen=True)
+    class Newer(LedgerConfig):
+        more: float = 1.0
+
+    monkeypatch.setattr(book, "LedgerConfig", Newer)
+    assert main(asked("audit", ledger)) == 0
 
 
 def spoil(file: Path) -> None:

@@ -85,14 +85,14 @@ def prepare(
     altered, aims = copies(request.forget), list[Tensor]()
     train = look(upper, learn, "images to forget", altered, config.seed, reference=reference, aims=aims)
     check = look(upper, held, "held-back images", altered, config.seed + 1)
-    shown = {}
+    shown, recorded = {}, [moments] if moments else []
     for kind, concepts in (("neutral", request.neutral), ("retain", request.retain)):
-        wanted = concepts and moments is None and (kind == "retain" or not request.retain)
+        wanted = concepts and not recorded and (kind == "retain" or not request.retain)
         with MomentRecorder(layers) if wanted else nullcontext() as recorder:
             shown[kind] = look(upper, concepts, f"{kind} images", fill(concepts), config.seed + 2, recorder)
         if recorder:
-            moments = replace(recorder.moments(meta), replay=_distribution(upper, shown[kind]))
-    assert moments is not None  # _check has seen to it
+            recorded.append(replace(recorder.moments(meta), replay=_distribution(upper, shown[kind])))
+    moments = recorded[0]
     neutral, retain = shown["neutral"], shown["retain"]
     if not retain.pixels and config.replay and _fits(upper, moments, train):
         retain = drawn(upper, moments, train, config)

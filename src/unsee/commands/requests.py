@@ -200,13 +200,11 @@ def audit(*, ledger: Path, head: str = "") -> None:
     opened = _open(ledger)
     from unsee.ledger.audit import audit
 
-    found = audit(opened, head)
+    found, end = audit(opened, head)
     if found:
         raise UnseeError("\n  ".join([f"{len(found)} thing(s) are wrong with the ledger '{ledger}':", *found]))
-    last = opened.store.last()
-    assert last is not None
     print(f"{ledger}: whole, {len(opened.store.entries())} requests, {len(opened.store.turns())} patches")
-    print(f"end of the log, to be noted elsewhere: {last.number}:{last.hash}")
+    print(f"end of the log, to be noted elsewhere: {end}")
 
 
 def export(*, ledger: Path, out: Path) -> None:

@@ -7,6 +7,7 @@ each does a part, and all have all answers: the same to the byte as one process 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -73,7 +74,7 @@ def place(device: str) -> torch.device:
     return found
 
 
-class Batched:
+class Batched(ABC):
     """What engines share: prompts become asks, once each, in batches; answers come from the cache or from the model."""
 
     tutor: Tutor
@@ -82,9 +83,9 @@ class Batched:
     batch: int
 
     @property
+    @abstractmethod
     def identity(self) -> str:
         """Hash of all that the answers depend on, beside the prompts."""
-        raise NotImplementedError
 
     def generate(self, prompts: Sequence[Prompt], tokens: int) -> list[str]:
         """The greedy answer to each prompt, of at most so many tokens, stripped of blanks around it."""
@@ -103,11 +104,11 @@ class Batched:
     def _work(self, work: Any, part: list[Ask]) -> list[Any]:
         return list(work(part))
 
-    def _generate(self, tokens: int, part: list[Ask]) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _generate(self, tokens: int, part: list[Ask]) -> list[str]: ...
 
-    def _score(self, part: list[Ask]) -> list[list[tuple[list[float], list[bool]]]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _score(self, part: list[Ask]) -> list[list[tuple[list[float], list[bool]]]]: ...
 
 
 class TransformersEngine(Batched):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -18,26 +17,35 @@ from unsee.ledger.store import HEAD
 from unsee.vision.checkpoint import Checkpoint
 
 
-def audit(ledger: Ledger, noted: str = "") -> list[str]:
-    """Everything that is wrong, a sentence each. ``noted``: LINE:HASH of a line, as written down elsewhere before."""
+def audit(ledger: Ledger, noted: str = "") -> tuple[list[str], str]:
+    """Everything that is wrong, a sentence each; and the end of the log, LINE:HASH.
+
+    ``noted``: LINE:HASH of a line, as written down elsewhere before.
+    """
+    given = _given(noted) if noted else None
     with ledger.reading():
         lines = ledger.store.lines()
-        found = [*faults(lines, _head(ledger.folder)), *(faults(lines, _given(noted)) if noted else [])]
+        if not lines:
+            return ["the log is empty"], ""
+        head = _head(ledger.folder)
+        found = [*faults(lines, head), *(faults(lines, given) if given else [])]
+        if head is None:
+            found.append(f"{HEAD} is gone or damaged")
         for check in (_settings, _requests, _state, _patches):
             try:
                 found += check(ledger, lines)
             except UnseeError as error:
                 found.append(str(error))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)), f"{lines[-1].number}:{lines[-1].hash}"
 
 
-def _head(folder: Path) -> tuple[int, str]:
-    """The last line that was noted beside the database."""
+def _head(folder: Path) -> tuple[int, str] | None:
+    """The last line that was noted beside the database; None: it cannot be read."""
     try:
         head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
         return int(head["line"]), str(head["hash"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0, f"{HEAD} is gone or damaged"
+        return None
 
 
 def _given(noted: str) -> tuple[int, str]:
@@ -48,8 +56,8 @@ def _given(noted: str) -> tuple[int, str]:
 
 
 def _settings(ledger: Ledger, lines: Sequence[Line]) -> Iterator[str]:
-    begun = lines[0].body if lines else {}
-    if begun.get("config") != json.loads(json.dumps(asdict(ledger.config))):
+    begun = lines[0].body
+    if begun.get("config") != ledger.store.get("config"):
         yield "the settings are not those that the log begins with"
     if not (ledger.folder / BASE).is_file() or sha256(ledger.folder / BASE) != begun.get("state"):
         yield f"{BASE} is not the state that the log begins with"

@@ -23,14 +23,15 @@ class Body:
     the model that the statistics are of."""
 
     def __init__(self, visual: Visual, state: State) -> None:
+        if visual.checkpoint is None:
+            raise UnseeError("a ledger stands on a checkpoint, and this module was not loaded from one: load_visual.")
         if fingerprint(visual.tensors()) != state.base:
             raise UnseeError(
                 "the model is not the one that the ledger's statistics were recorded with. Give that one, or make the "
                 "statistics again: unsee statistics --model … --images …"
             )
-        assert visual.checkpoint is not None
-        self.visual, self.layers = visual, list(state.retained.layers)
-        self.disk = {module.removesuffix(".weight"): disk for disk, module in visual.checkpoint.visual.items()}
+        self.visual, self.checkpoint, self.layers = visual, visual.checkpoint, list(state.retained.layers)
+        self.disk = {module.removesuffix(".weight"): disk for disk, module in self.checkpoint.visual.items()}
         self.base = {n: self._layer(n).weight.detach().clone() for n in self.layers}
         self._looked: dict[tuple[str, ...], Look] = {}
 
@@ -51,9 +52,7 @@ class Body:
 
     def stored(self, layer: str) -> torch.dtype:
         """The dtype in which a layer's weight lies in the checkpoint."""
-        checkpoint = self.visual.checkpoint
-        assert checkpoint is not None
-        return checkpoint.entry(self.disk[layer]).dtype
+        return self.checkpoint.entry(self.disk[layer]).dtype
 
     def delta(self, weights: Weights, layers: Sequence[str]) -> dict[str, Tensor]:
         """Layer → W − W_base, float32."""

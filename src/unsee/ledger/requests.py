@@ -129,7 +129,8 @@ def concepts_of(ledger: Ledger, batch: Sequence[Entry]) -> Concepts:
     found: dict[str, list[FileImage]] = {}
     for entry in batch:
         for image in ledger.store.images(entry.id):
-            assert image.path is not None
+            if image.path is None:
+                raise UnseeError(f"the ledger has let go of the images of request {entry.id}.")
             name = f"{entry.id}-{image.concept}"
             found.setdefault(name, []).append(FileImage(f"{name}/{image.path.name}", image.path))
     return [Concept(name, tuple(images)) for name, images in found.items()]

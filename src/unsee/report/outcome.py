@@ -15,6 +15,7 @@ from unsee.data.benchmark import Benchmark
 from unsee.evaluation.evaluate import VANILLA, Outcome
 from unsee.evaluation.protocols.figures import FORGOTTEN
 from unsee.evaluation.protocols.plan import Item
+from unsee.evaluation.score import State
 from unsee.files import new_folder, write_json
 from unsee.report.browse import Page, Said, Shown, write_browser
 
@@ -119,18 +120,22 @@ def page(outcome: Outcome, command: str) -> Page:
 
 def _shown(outcome: Outcome) -> list[Shown]:
     """One for each entry; where a model says the same to several wordings it is shown once."""
-    said: dict[str, dict[tuple[str, str], list[Item]]] = {}
+    said: dict[str, dict[tuple[str, str], tuple[State, list[Item]]]] = {}
     entries = {}
     for model, items in outcome.items.items():
         for item in items:
             if item.state is not None:
                 entry = item.ask.entry
                 entries[entry.id] = entry
-                said.setdefault(entry.id, {}).setdefault((model, item.given), []).append(item)
+                alike = said.setdefault(entry.id, {}).setdefault((model, item.given), (item.state, []))
+                alike[1].append(item)
     return [
         Shown(
             entry.group, entry.task, entry.question.concept, entry.question.prompt, entry.question.answer,
-            entry.question.image, tuple(_said(model, items) for (model, _), items in said[entry.id].items()),
+            entry.question.image, tuple(
+                Said(model, given, state, items[0].main or 0.0, len(items))
+                for (model, given), (state, items) in said[entry.id].items()
+            ),
             entry.question.options,
         )
         for entry in entries.values()
@@ -144,9 +149,3 @@ def _fewer(asked: list[Shown]) -> list[Shown]:
     share = min(1.0, max(0, MOST - forgotten) / max(1, len(asked) - forgotten))
     kept = {concept for place, concept in enumerate(concepts) if int((place + 1) * share) > int(place * share)}
     return [shown for shown in asked if shown.group in FORGOTTEN or shown.concept in kept]
-
-
-def _said(model: str, items: list[Item]) -> Said:
-    first = items[0]
-    assert first.state is not None
-    return Said(model, first.given, first.state, first.main or 0.0, len(items))
