@@ -21,7 +21,7 @@ from unsee.demo import packaged
 from unsee.errors import UnseeError
 from unsee.evaluation import tasks
 from unsee.files import write_json
-from unsee.memory import give_back, steady_memory
+from unsee.memory import give_back
 from unsee.progress import silence
 from unsee.rivals import method
 from unsee.rivals.job import Job
@@ -70,7 +70,6 @@ class Bench:
     """A model, its study and its exams, loaded once in a process."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        steady_memory()
         self.plan, self.folder, self.study = plan, folder, plan.study()
         self.model, self.processor = _load(plan.model, plan.device)
         self.pixels: dict[str, Pixels] = {}
