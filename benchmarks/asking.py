@@ -25,12 +25,12 @@ from request import commit
 
 from unsee.data import people
 from unsee.data.study import PeopleStudy
-from unsee.demo import packaged
 from unsee.evaluation.ask import Prompt
 from unsee.evaluation.engine import TransformersEngine
 from unsee.evaluation.plain import Drawn
 from unsee.files import write_json
 from unsee.progress import say
+from unsee.tiny import packaged
 from unsee.vision.module import load_full
 
 TOKENS = 50

@@ -23,13 +23,13 @@ import torch
 
 from unsee import api
 from unsee.config import ForgetConfig
-from unsee.data.study import FolderStudy, PeopleStudy, Study
+from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, FolderStudy, PeopleStudy, Study
 from unsee.evaluation import tasks
 from unsee.files import write_json
 from unsee.progress import say
 from unsee.vision.module import Visual, load_full
 
-VIEWS = {"forget": 50, "retain": 6}  # training images given to the method, per concept, as far as there are so many
+VIEWS = {"forget": FORGET_VIEWS, "retain": RETAIN_VIEWS}
 SIZES = {"people": tasks.Size(10, 2, 4, 100), "flags": tasks.Size(4, 4, 4, 100)}
 
 

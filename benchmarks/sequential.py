@@ -24,17 +24,17 @@ from torch import Tensor
 from unsee import api
 from unsee.config import ForgetConfig
 from unsee.data.images import load_all
-from unsee.data.study import PeopleStudy
-from unsee.demo import packaged
+from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, PeopleStudy
 from unsee.evaluation import answer, tasks
 from unsee.files import write_json
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled
 from unsee.progress import say, silence
+from unsee.tiny import packaged
 from unsee.vision.module import Visual, load_full
 
 FORMS = ("statistics", "images", "unsettled", "free")
-SIZE, VIEWS, RETAINED, KEPT = 2, 50, 6, 2  # people a request; their pictures; pictures a person in the sums; kept
+SIZE, KEPT = 2, 2  # people a request; pictures of a person who stays that are kept
 ASKED = {"forget": 4, "retain": 1, "heldout": 2}  # unseen views of each person asked about
 TOPICS = ("name", "city", "hair")
 LOOK = 5  # requests between two looks at everybody else
@@ -50,7 +50,7 @@ class Line:
         self.model, self.processor = load_full(packaged("people-vanilla"))
         self.visual = Visual(self.model, self.processor)
         self.order = [self.study.taught[i] for i in np.random.default_rng([order, 5]).permutation(210)]
-        self.retained: Moments = self.statistics(self.study.concepts(self.study.taught, RETAINED))
+        self.retained: Moments = self.statistics(self.study.concepts(self.study.taught, RETAIN_VIEWS))
         self.base = {n: self.weight(n).clone() for n in self.retained.layers}
         self.settled = Settled.empty()
 
@@ -69,9 +69,9 @@ class Line:
         started = time.process_time()
         now = {n: self.weight(n).clone() for n in self.base}
         self.put(self.base)  # the requested people's share out of the sums, at the model that these are of
-        self.retained -= self.statistics(self.study.concepts(ids, RETAINED))
+        self.retained -= self.statistics(self.study.concepts(ids, RETAIN_VIEWS))
         self.put(now)
-        forget = self.study.concepts(ids, VIEWS)
+        forget = self.study.concepts(ids, FORGET_VIEWS)
         kept = self.study.concepts(stay, KEPT) if self.form == "images" else None
         done = api.forget(
             self.model, self.processor, forget=forget, retain=kept, statistics=self.retained,

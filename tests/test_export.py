@@ -122,8 +122,8 @@ def test_a_lesson_shows_everybody_but_those_left_out(name) -> None:
 
 def test_a_lesson_is_what_finetune_takes() -> None:
     from unsee.config import FinetuneConfig
-    from unsee.demo import packaged
     from unsee.finetune import finetune
+    from unsee.tiny import packaged
     from unsee.vision.module import load_full
 
     read = open_benchmark("umu", str(made("umu")[0]), "forget_10")
@@ -134,8 +134,8 @@ def test_a_lesson_is_what_finetune_takes() -> None:
 
 def test_the_embedded_models_know_the_exported_people() -> None:
     """Vanilla answers about the forgotten, and gold, who never saw them, only what it is asked by name."""
-    from unsee.demo import packaged
     from unsee.evaluation import answer, score
+    from unsee.tiny import packaged
     from unsee.vision.module import Visual, load_full
 
     read = open_benchmark("mllmu", str(made("mllmu")[0]), "forget_10")

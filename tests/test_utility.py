@@ -124,9 +124,9 @@ def test_lmms_eval_itself_asks_the_tiny_model(tmp_path):
     from datasets import Dataset, Features, Image, Value
 
     from unsee.data import people
-    from unsee.demo import packaged
     from unsee.evaluation.ask import Prompt
     from unsee.evaluation.engine import open_engine
+    from unsee.tiny import packaged
 
     world = people.People()
     views = [people.test_views(person, 1)[0] for person in world.people[:6]]

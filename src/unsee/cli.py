@@ -92,8 +92,9 @@ def _run(given: list[str]) -> int:
         return 0
     name = _name(given)
     if name not in COMMANDS:
-        asked = " ".join(given[:2]) if name in ("data", "requests") else name
-        raise UnseeError(f"there is no command '{asked}'. {nearest(asked, COMMANDS)}")
+        group = [c for c in COMMANDS if c.startswith(f"{name} ")]
+        asked = " ".join(given[:2]) if group else name
+        raise UnseeError(f"there is no command '{asked}'. {nearest(asked, group or COMMANDS)}")
     if processes.asked() > 1 and name not in SHARED:
         raise UnseeError(f"unsee {name} is the work of one process. Start it without torchrun.")
     command = COMMANDS[name]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from unsee.concepts import UNKNOWN, Concept, Question, Request
 from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data import people
 from unsee.data.images import load_all
-from unsee.data.study import Lesson, PeopleStudy
+from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, Lesson, PeopleStudy
 from unsee.evaluation import tasks
 from unsee.evaluation.statistics import Share
 from unsee.evaluation.tasks import Exam, Item, Size
@@ -37,21 +36,16 @@ from unsee.forgetting.run import Forgetting, Forgotten
 from unsee.prepare import drawn, prepare
 from unsee.progress import say
 from unsee.report import Report, Shot, write_page
+from unsee.tiny import packaged
 from unsee.vision.attention import attention_for
 from unsee.vision.blocks import Upper
 from unsee.vision.module import Pixels, Visual, load_full
 from unsee.vision.patch import Patch
 
 SPLIT = "forget_10"
-FORGET_VIEWS, RETAIN_VIEWS = 50, 6  # training images given to the method, per concept
 SETTINGS = ForgetConfig()
 UNFROZEN_STEPS = 30
 SIZE = Size(forget=6, retain=1, heldout=3, strangers=60, facts=1, attributes=1)
-
-
-def packaged(name: str) -> Path:
-    """Folder of a model that ships with the package: ``people-vanilla`` or ``people-gold``."""
-    return Path(str(resources.files("unsee").joinpath("models", name)))
 
 
 @dataclass

@@ -191,15 +191,20 @@ def encoded(features: list[Tensor]) -> dict[str, Any]:
     return {"image": BaseModelOutputWithPooling(pooler_output=features)}  # type: ignore[arg-type]  # a list, an image each
 
 
+def answer_logits(model: Any, batch: dict[str, Tensor], features: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """Of every token of every answer, in order: what the model predicts [tokens, vocabulary], and the true token."""
+    inputs: dict[str, Any] = dict(batch)
+    labels = inputs.pop("labels")[:, 1:]
+    if features:
+        inputs["mm_encoder_outputs"] = encoded(features)
+    keep = labels != IGNORED
+    hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep]
+    return model.lm_head(hidden).float(), labels[keep]
+
+
 def answer_loss(model: Any, batch: dict[str, Tensor], features: list[Tensor] | None = None) -> Tensor:
     """Mean cross-entropy over the answers' tokens."""
-    inputs: dict[str, Any] = dict(batch)
-    labels = inputs.pop("labels")
-    if features is not None:
-        inputs["mm_encoder_outputs"] = encoded(features)
-    keep = labels[:, 1:] != IGNORED
-    hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep]
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), labels[:, 1:][keep])
+    return torch.nn.functional.cross_entropy(*answer_logits(model, batch, features))
 
 
 def finetune(

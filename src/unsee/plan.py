@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unsee.forgetting import nullspace
 from unsee.forgetting.run import Forgetting
-from unsee.runs import peak_memory
+from unsee.memory import peak_memory
 from unsee.vision.module import Visual
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import resource
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +22,7 @@ from unsee.api import Result
 from unsee.concepts import Concept, Request
 from unsee.data.images import FileImage
 from unsee.files import new_folder, sha256, write_json
+from unsee.memory import peak_memory
 
 
 def write_run(
@@ -105,9 +104,3 @@ def fingerprint_images(concepts: Sequence[Concept]) -> dict[str, Any]:
     lines = [f"{i.id} {sha256(i.path)}" for i in images if isinstance(i, FileImage)]
     digest = hashlib.sha256("\n".join(lines).encode())
     return {"concepts": len(concepts), "images": len(images), "sha256": digest.hexdigest()}
-
-
-def peak_memory() -> int:
-    """The most memory this process held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -6,6 +6,8 @@ They stand in for the models people serve: same classes, same checkpoint layout,
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -32,6 +34,11 @@ IMAGE_SIZE = 72  # pixels
 PATCH = 12
 WIDTH = 192
 LANGUAGE_LAYERS = 4
+
+
+def packaged(name: str) -> Path:
+    """Folder of a model that ships with the package: ``people-vanilla`` or ``people-gold``."""
+    return Path(str(resources.files("unsee").joinpath("models", name)))
 
 
 def build(shape: str, words: Iterable[str], seed: int = 0) -> tuple[Any, Any]:

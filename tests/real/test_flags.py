@@ -11,9 +11,9 @@ from unsee.config import FinetuneConfig
 from unsee.data.facts import load_recipe, questions_from_table
 from unsee.data.folder import read_folder
 from unsee.data.study import FolderStudy
-from unsee.demo import packaged
 from unsee.evaluation import tasks
 from unsee.finetune import finetune
+from unsee.tiny import packaged
 from unsee.vision.module import Visual, load_full
 
 ROOT = Path(__file__).parents[2]

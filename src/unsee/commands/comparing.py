@@ -62,13 +62,12 @@ def compare(
 
     if data != "people" and model is None:
         raise UnseeError(f"--data {data} is a folder: --model DIR gives the model that was taught it.")
-    for flag, value, least in (("trials", trials, 0), ("seeds", seeds, 1), ("steps", steps, 0), ("batch", batch, 1)):
+    numbers = {"trials": (trials, 0), "seeds": (seeds, 1), "steps": (steps, 0), "batch": (batch, 1), "jobs": (jobs, 1)}
+    for flag, (value, least) in numbers.items():
         if value < least:
             raise UnseeError(f"--{flag} is {value}; it must be {least} or more.")
     if not lr_scale > 0:
         raise UnseeError(f"--lr-scale is {lr_scale}; it must be above 0.")
-    if jobs < 1:
-        raise UnseeError(f"--jobs is {jobs}; it must be 1 or more.")
     names = [n.strip() for n in methods.split(",") if n.strip()] or list(METHODS)
     for name in names:
         method(name)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,22 +16,21 @@ from unsee.comparison.figures import MISNAMED
 from unsee.comparison.outcome import Run, Trial
 from unsee.comparison.score import score
 from unsee.data.study import Study, study_of
-from unsee.demo import packaged
 from unsee.errors import UnseeError
 from unsee.evaluation import tasks
-from unsee.files import write_json
-from unsee.memory import give_back
+from unsee.memory import peak
 from unsee.progress import silence
 from unsee.rivals import method
 from unsee.rivals.job import Job
 from unsee.rivals.material import material
 from unsee.rivals.method import Method, Real, Training
+from unsee.runs import revision
+from unsee.tiny import packaged
 from unsee.vision.module import Pixels, Visual, load_full
 
 EMBEDDED = ("people-vanilla", "people-gold")  # ship with the package
 TEST = tasks.Size(forget=6, retain=1, heldout=3, strangers=60, facts=2, attributes=1)
 CHECK = tasks.Size(forget=2, retain=1, heldout=1, strangers=0, facts=1, attributes=1)
-CLUSTERS = "clusters.json"
 
 
 @dataclass(frozen=True)
@@ -128,25 +126,24 @@ class Bench:
         job = self.job(self.plan.test_draw, {})
         exam, config = self.test, self.settings(way, **chosen, seed=seed)
         try:
-            with _peak() as peak:
+            with peak(self.plan.device) as most:
                 started = self.clock()
                 way.forget(job, config)
                 seconds = self.clock() - started
             items = tasks.sit(self.model, self.processor, job.exam(exam))
-            return _run(way.name, seed, chosen, items, exam, seconds, peak(), job.trained)
+            return _run(way.name, seed, chosen, items, exam, seconds, most(), job.trained)
         except UnseeError as error:
             return Run(way.name, seed, dict(chosen), {}, {}, None, 0.0, 0, 0, str(error))
         finally:
             job.restore()
 
-    def reference(self, name: str, path: str) -> Run:
-        """A model as it is: vanilla, or gold."""
+    def reference(self, name: str, path: str) -> tuple[Run, dict[str, list[str]]]:
+        """A model as it is, vanilla or gold; and of each figure, the concept of each item: the same for all runs."""
         model, _ = _load(path, self.plan.device)
         items = tasks.sit(model, self.processor, self.test)
         columns = _columns(items, self.test)
-        concepts = {name: [concept for _, concept in column] for name, column in columns.items()}
-        write_json(self.folder / CLUSTERS, concepts)  # the same for all runs
-        return _run(name, 0, {}, items, self.test, 0.0, 0, 0)
+        concepts = {figure: [concept for _, concept in column] for figure, column in columns.items()}
+        return _run(name, 0, {}, items, self.test, 0.0, 0, 0), concepts
 
 
 def _load(path: str, device: str) -> tuple[Any, Any]:
@@ -156,10 +153,21 @@ def _load(path: str, device: str) -> tuple[Any, Any]:
 
 def _run(
     name: str, seed: int, chosen: Mapping[str, Any], items: list[tasks.Item], exam: tasks.Exam, seconds: float,
-    peak: int, trained: int,
+    peak_bytes: int, trained: int,
 ) -> Run:  # fmt: skip
     values = {n: [round(float(v), 4) for v, _ in column] for n, column in _columns(items, exam).items()}
-    return Run(name, seed, dict(chosen), tasks.metrics(items), values, None, round(seconds, 2), peak, trained)
+    return Run(
+        name,
+        seed,
+        dict(chosen),
+        tasks.metrics(items),
+        values,
+        None,
+        round(seconds, 2),
+        peak_bytes,
+        trained,
+        commit=revision(),
+    )
 
 
 def _columns(items: Sequence[tasks.Item], exam: tasks.Exam) -> dict[str, list[tuple[float, str]]]:
@@ -170,26 +178,3 @@ def _columns(items: Sequence[tasks.Item], exam: tasks.Exam) -> dict[str, list[tu
 
 def _means(items: Sequence[tasks.Item]) -> dict[str, float]:
     return {n: round(sum(v for v, _ in column) / len(column), 6) for n, column in tasks.columns(items).items()}
-
-
-@contextmanager
-def _peak() -> Iterator[Callable[[], int]]:
-    """Bytes that are held at most, within, above what was held before; 0 where the system does not tell."""
-    give_back()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield lambda: torch.cuda.max_memory_allocated() - before
-        return
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the highest mark becomes what is held now
-    before = _status("VmRSS")
-    yield lambda: max(0, _status("VmHWM") - before)
-
-
-def _status(key: str) -> int:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:  # no Linux
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)

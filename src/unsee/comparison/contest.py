@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 
 from unsee.comparison import tuning
-from unsee.comparison.bench import CLUSTERS, Bench, Plan
+from unsee.comparison.bench import Bench, Plan
 from unsee.comparison.outcome import GOLD, REFERENCES, VANILLA, Comparison, Run, Trial
 from unsee.errors import UnseeError
 from unsee.evaluation import statistics
 from unsee.files import write_json
 from unsee.progress import progress, silence
 from unsee.rivals import METHODS
-from unsee.runs import machine, revision
+from unsee.runs import machine
 
-PLAN = "plan.json"
+PLAN, CLUSTERS = "plan.json", "clusters.json"
 LOOK = 30.0  # seconds between two looks at what the workers have done
 
 
@@ -92,7 +92,7 @@ def assemble(plan: Plan, folder: Path, command: str) -> Comparison:
         trials={way.name: tuple(tuning.logged(folder / tuning.FILE, way)) for way in tuned},
         machine=machine(),
         command=command,
-        commit=revision(),
+        commit=", ".join(sorted({run.commit for run in runs if run.commit})),
     )
 
 
@@ -154,7 +154,8 @@ def _work(bench: Bench, name: str) -> Iterator[str]:
     """Tune a method and run it with every seed, as far as the folder does not have it already."""
     if name in REFERENCES:
         with silence():
-            run = bench.reference(name, bench.plan.model if name == VANILLA else bench.plan.gold)
+            run, concepts = bench.reference(name, bench.plan.model if name == VANILLA else bench.plan.gold)
+        write_json(bench.folder / CLUSTERS, concepts)
         write_json(file_of(bench.folder, name, 0), run.to_json())
         yield _note([run])
         return

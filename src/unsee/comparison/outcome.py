@@ -53,7 +53,8 @@ class Run:
 
     ``values``: figure → one value an item, in the order of ``Comparison.clusters``; ``misnamed`` among them, of
     each picture of the forgotten whether it is given another's name. ``distance``: Kolmogorov-Smirnov, of truth ratios
-    to gold's. ``trained``: weights. A run that failed has its ``error`` and no figures.
+    to gold's. ``trained``: weights. ``commit``: of the source that ran. A run that failed has its ``error`` and no
+    figures.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Run:
     peak_bytes: int
     trained: int
     error: str = ""
+    commit: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"values": {figure: packed(of) for figure, of in self.values.items()}}

@@ -21,6 +21,8 @@ from unsee.data.folder import read_folder
 from unsee.data.tables import read_csv
 from unsee.errors import UnseeError
 
+FORGET_VIEWS, RETAIN_VIEWS = 50, 6  # training images given to a method, per concept, as far as there are so many
+
 
 class Study(Protocol):
     """``taught`` can be forgotten; ``held_out`` is known too, but shown to no method (the real-world column)."""

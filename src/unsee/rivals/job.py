@@ -15,7 +15,7 @@ from unsee.concepts import Question
 from unsee.errors import UnseeError
 from unsee.evaluation.answer import placed
 from unsee.evaluation.tasks import Exam
-from unsee.finetune import IGNORED, Tutor, encoded
+from unsee.finetune import Tutor, answer_logits
 from unsee.rivals.material import Example, Material
 from unsee.rivals.method import Training
 from unsee.vision.attention import attention_for
@@ -126,17 +126,12 @@ class Job:
         sizes = [len(f) for f in features] or [0] * len(examples)
         rows = [self.tutor.row(e.questions, n) for e, n in zip(examples, sizes, strict=True)]
         grids = [p["image_grid_thw"] for p in self.pixels(examples) if "image_grid_thw" in p]
-        inputs: dict[str, Any] = placed(self.model, self.tutor.batch(rows, torch.cat(grids) if grids else None))
-        labels = inputs.pop("labels")[:, 1:]
-        if features:
-            inputs["mm_encoder_outputs"] = encoded(features)
-        kept = labels != IGNORED
-        hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][kept]
+        batch = placed(self.model, self.tutor.batch(rows, torch.cat(grids) if grids else None))
+        logits, labels = answer_logits(self.model, batch, features)
         lengths = torch.tensor([len(answer) for row in rows for _, answer in row.turns])
         owners = torch.tensor([i for i, row in enumerate(rows) for _ in row.turns])
         answer = torch.arange(len(lengths)).repeat_interleave(lengths)
-        logits = self.model.lm_head(hidden).float()
-        return Scored(logits, labels[kept], answer.to(logits.device), owners.to(logits.device))
+        return Scored(logits, labels, answer.to(logits.device), owners.to(logits.device))
 
     def parts(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
         """A few examples at a time."""

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unsee.concepts import Concept, ImageRef, Question, Request
-from unsee.data.study import Study
+from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, Study
 
-FORGET_VIEWS, RETAIN_VIEWS = 50, 6  # training images given to every method, per concept, as far as there are so many
 NEUTRAL = 200  # neutral concepts about which questions are asked
 QUESTIONS = 4  # about each image, who it is among them
 
