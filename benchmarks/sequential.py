@@ -4,8 +4,9 @@
 
 People ask to be forgotten, two at a time, in an order that ``--order`` draws; no image of a request is used after its
 turn. Forms: *statistics* keeps no retained image; *images* keeps two of each person who stays; *unsettled* does not
-hold what earlier requests left; *free* has no penalty either, and holds nothing but neutral images. ``matrix[j][i]``:
-names of request i still given after request j, on unseen views.
+hold what earlier requests left; *free* has no penalty either, and holds nothing but neutral images. ``--requests 1
+--people 40`` is the ceiling: all of them at once. ``matrix[j][i]``: names of request i still given after request j, on
+unseen views.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,14 +29,14 @@ from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, PeopleStudy
 from unsee.evaluation import answer, tasks
 from unsee.files import write_json
 from unsee.forgetting.moments import Moments
-from unsee.forgetting.penalty import Settled
+from unsee.forgetting.penalty import Settled, beyond
 from unsee.progress import say, silence
 from unsee.tiny import packaged
 from unsee.vision.module import Visual, load_full
 
 FORMS = ("statistics", "images", "unsettled", "free")
-SIZE, KEPT = 2, 2  # people a request; pictures of a person who stays that are kept
-ASKED = {"forget": 4, "retain": 1, "heldout": 2}  # unseen views of each person asked about
+KEPT = 2  # pictures of a person who stays that are kept
+ASKED = {"forget": 10, "retain": 2, "heldout": 2}  # unseen views of each person asked about
 TOPICS = ("name", "city", "hair")
 LOOK = 5  # requests between two looks at everybody else
 
@@ -80,7 +81,7 @@ class Line:
         if self.form in ("statistics", "images"):
             after = self.statistics(forget)
             delta = {n: self.weight(n) - self.base[n] for n in done.delta}
-            self.settled = self.settled + Settled.one(delta, {n: after.mean(n) for n in delta})
+            self.settled = self.settled + Settled.one(delta, beyond(after, self.retained, delta))
         return {"steps": len(done.history), "left": max(done.left.values()), "seconds": time.process_time() - started}
 
     def right(self, ids: Sequence[str], views: int, kinds: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -96,41 +97,43 @@ class Line:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     world = Line(args.form, args.order)
-    turns = [world.order[SIZE * k : SIZE * (k + 1)] for k in range(args.requests)]
+    turns = [world.order[args.people * k : args.people * (k + 1)] for k in range(args.requests)]
     held = world.study.held_out
-    found: dict[str, Any] = {"turns": [], "matrix": [], "facts": [], "others": []}
+    found: dict[str, Any] = {"turns": [], "matrix": [], "others": [], "last": {}}
 
     def others(stay: Sequence[str]) -> dict[str, float]:
-        shares = {"retain": world.right(stay, ASKED["retain"], ("identity",)), "heldout": world.right(
-            held, ASKED["heldout"], ("identity",))}  # fmt: skip
-        return {name: float(np.mean(list(of["identity"].values()))) for name, of in shares.items()}
+        for name, ids in (("retain", stay), ("heldout", held)):
+            found["last"][name] = world.right(ids, ASKED[name], ("identity",))["identity"]
+        return {name: mean(found["last"][name]) for name in ("retain", "heldout")}
 
     found["others"].append({"after": 0} | others([p for p in world.order if p not in sum(turns, [])]))
     for j, ids in enumerate(turns):
-        stay = world.order[SIZE * (j + 1) :]
+        stay = world.order[args.people * (j + 1) :]
         with silence():
             found["turns"].append(world.request(ids, stay))
             gone = [p for turn in turns[: j + 1] for p in turn]
             known = world.right(gone, ASKED["forget"], ("identity", "fact", "attribute"))
             found["matrix"].append([float(np.mean([known["identity"][p] for p in turn])) for turn in turns[: j + 1]])
-            found["facts"].append(float(np.mean(list(known["fact"].values()))))
+            found["last"] |= {"names": known["identity"], "facts": known["fact"], "attributes": known["attribute"]}
             if (j + 1) % LOOK == 0 or j + 1 == len(turns):
-                attributes = float(np.mean(list(known["attribute"].values())))
-                found["others"].append({"after": j + 1, "attributes": attributes} | others(stay))
-        names = float(np.mean(found["matrix"][-1]))
-        say(f"{args.form} {j + 1}: names {names:.3f} facts {found['facts'][-1]:.3f} {found['others'][-1]}")
+                found["others"].append({"after": j + 1} | others(stay))
+        gone_still = f"names {mean(known['identity']):.3f} facts {mean(known['fact']):.3f}"
+        say(f"{args.form} {j + 1}: {gone_still} {found['others'][-1]}")
         write_json(args.out, summary(args, found))
     return summary(args, found)
+
+
+def mean(shares: Mapping[str, float]) -> float:
+    return float(np.mean(list(shares.values())))
 
 
 def summary(args: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
     matrix = found["matrix"]
     best = [min(row[i] for row in matrix[i:]) for i in range(len(matrix))]
     rebound = max((matrix[-1][i] - best[i] for i in range(len(matrix))), default=0.0)
-    return found | {
-        "form": args.form, "order": args.order, "people": SIZE, "names": float(np.mean(matrix[-1])),
-        "rebound": rebound, "command": "python benchmarks/sequential.py " + " ".join(sys.argv[1:]), "commit": args.at,
-    }  # fmt: skip
+    command = "python benchmarks/sequential.py " + " ".join(sys.argv[1:])
+    told = {"form": args.form, "order": args.order, "people": args.people, "commit": args.at}
+    return found | told | {"rebound": rebound, "command": command}
 
 
 def main() -> None:
@@ -138,6 +141,7 @@ def main() -> None:
     parser.add_argument("--form", choices=FORMS, required=True)
     parser.add_argument("--order", type=int, default=0)
     parser.add_argument("--requests", type=int, default=20)
+    parser.add_argument("--people", type=int, default=2, help="who ask together")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     args.at = commit()

@@ -17,6 +17,7 @@ from unsee.comparison.outcome import Comparison
 from unsee.comparison.page import points
 from unsee.comparison.plots import paretos
 from unsee.comparison.table import table as side_by_side
+from unsee.evaluation.statistics import share
 from unsee.evaluation.table import Table
 from unsee.report.plots import BLUE, GOLD, GREEN, GREY
 from unsee.rivals import METHODS
@@ -296,19 +297,30 @@ def rivals_full() -> str:
 
 
 def sequences() -> str:
-    """docs/results.md: what ``sequential.py`` measured."""
-    found = {p.stem: _result(p.stem) for p in sorted(RESULTS.glob("sequential-*.json"))}
-    titles = ("form, order", "requests", "forgotten names", "facts", "largest rebound", "retained names after 5, 10 …")
-    rows = ["| " + " | ".join((*titles, "held-out", "attributes")) + " |", "|---" * 8 + "|"]
-    for data in found.values():
-        later = [look for look in data["others"] if look["after"]]
-        retained, heldout = (", ".join(f"{100 * look[k]:.1f}" for look in later) for k in ("retain", "heldout"))
+    """docs/results.md: what ``sequential.py`` measured, the orders of a form together."""
+    found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob("sequential-*.json")):
+        data = _result(path.stem)
+        found.setdefault((data["form"], len(data["turns"]), data["people"]), []).append(data)
+    titles = ("form", "requests", "orders", "forgotten names", "facts", "largest rebound", "attributes", "retained")
+    rows = ["| " + " | ".join((*titles, "held-out", "retained on the way")) + " |", "|---" * 10 + "|"]
+    for (form, requests, people), runs in found.items():
+        ends = (percent(_pooled(runs, k)) for k in ("names", "facts", "attributes", "retain", "heldout"))
+        names, facts, attributes, retained, heldout = ends
+        looks = zip(*([look["retain"] for look in run["others"][1:]] for run in runs), strict=True)
+        way = ", ".join(f"{100 * sum(look) / len(look):.1f}" for look in looks)
+        rebound = max(100 * run["rebound"] for run in runs)
         rows.append(
-            f"| {data['form']}, {data['order']} | {len(data['turns'])} of {data['people']} | "
-            f"{100 * data['names']:.1f} | {100 * data['facts'][-1]:.1f} | {100 * data['rebound']:.1f} | "
-            f"{retained} | {heldout} | {100 * later[-1]['attributes']:.1f} |"
+            f"| {form} | {requests} of {people} | {len(runs)} | {names} | {facts} | {rebound:.1f} | {attributes} | "
+            f"{retained} | {heldout} | {way} |"
         )
-    return "\n\n".join(["\n".join(rows), *(origin(data) for data in found.values())])
+    return "\n\n".join(["\n".join(rows), *(origin(run) for runs in found.values() for run in runs)])
+
+
+def _pooled(runs: list[dict[str, Any]], figure: str) -> Any:
+    """The mean over all orders at their end, and its interval: people drawn whole."""
+    each = [(value, person) for run in runs for person, value in run["last"][figure].items()]
+    return share([v for v, _ in each], [p for _, p in each])
 
 
 def methods() -> str:

@@ -13,7 +13,7 @@ import torch
 import unsee
 from unsee import ForgetConfig, UnseeError, load_full, load_visual, read_folder
 from unsee.data.study import PeopleStudy
-from unsee.forgetting.penalty import Settled
+from unsee.forgetting.penalty import Settled, beyond
 from unsee.vision.checkpoint import module_names
 
 CONFIG = ForgetConfig(steps=3, batch=4)
@@ -150,7 +150,7 @@ def test_a_model_that_sees_nothing_is_refused(sets):
 
 
 def test_a_second_request_counts_from_the_base_and_holds_the_first(checkpoint, sets, images):
-    """Statistics of the base serve it; without the base they are refused; what is settled adds a term."""
+    """Statistics of the base serve it, and what stays is held where it was there; what is settled adds a term."""
     visual = load_visual(checkpoint)
     first, second, *stay = read_folder(images / "known").concepts
     given = {"neutral": sets["neutral"], "statistics": unsee.statistics(visual, None, stay)}
@@ -161,7 +161,10 @@ def test_a_second_request_counts_from_the_base_and_holds_the_first(checkpoint, s
     with pytest.raises(UnseeError, match="of this one before it changed"):
         unsee.forget(visual, forget=[second], config=CONFIG, **given)
     after = unsee.statistics(visual, None, [first])
-    settled = Settled.one(one.delta, {n: after.mean(n) for n in names})
+    settled = Settled.one(one.delta, beyond(after, given["statistics"], names))
     two = unsee.forget(visual, forget=[second], config=CONFIG, base=base, settled=settled, **given)
     assert "settled" not in one.history[0] and two.history[0]["settled"] == pytest.approx(0, abs=1e-4)
     assert two.history[0]["penalty"] > one.history[0]["penalty"] == 0 and two.history[-1]["settled"] > 1e-6
+    assert one.history[0]["keep"] == 0 and two.history[0]["keep"] > 0.1
+    for n in names:
+        torch.testing.assert_close(visual.model.get_submodule(n).weight - base[n], one.delta[n] + two.delta[n])

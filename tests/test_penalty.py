@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
-from unsee.forgetting.penalty import Settled, penalty, settled_penalty
+from unsee.forgetting.penalty import Settled, beyond, penalty, settled_penalty
 
 torch.set_num_threads(1)
 
@@ -32,7 +32,7 @@ def test_settled_penalty_is_the_sum_over_requests(count: int, seed: int, scale: 
     pairs = requests(count, seed)
     D = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), requires_grad=True)
     ours = settled_penalty(D, settle(pairs).layer("layer", D), scale)
-    brute = sum(((D - Dt) @ St @ (D - Dt).T).trace() for Dt, St in pairs) / (count * scale)
+    brute = sum(((D - Dt) @ St @ (D - Dt).T).trace() for Dt, St in pairs) / scale
     torch.testing.assert_close(ours, brute, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(*(torch.autograd.grad(loss, D)[0] for loss in (ours, brute)), rtol=1e-10, atol=1e-10)
     if count == 1:
@@ -55,6 +55,15 @@ def test_settled_adds_subtracts_and_casts() -> None:
     for part in ("A", "B", "c"):
         torch.testing.assert_close(getattr(back, part), getattr(settle(pairs[:2]), part), rtol=1e-12, atol=1e-12)
     assert both.layer("layer", torch.ones(1)).A.dtype == torch.float32
+
+
+def test_only_what_retained_images_do_not_share_is_settled() -> None:
+    def moments(*scales: float) -> Moments:
+        return Moments({"x": 6 * torch.diag(torch.tensor(scales, dtype=torch.float64))}, {"x": 6}, {"q": "x", "k": "x"})
+
+    found = beyond(moments(5, 2, 1), moments(5, 1, 3), ["q", "k"])
+    assert torch.equal(found["q"], found["k"])
+    torch.testing.assert_close(found["q"], torch.diag(torch.tensor([0, 1, 0], dtype=torch.float64)))
 
 
 def test_settled_refuses_what_does_not_fit() -> None:

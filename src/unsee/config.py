@@ -46,8 +46,8 @@ class ForgetConfig:
     """weight of the cumulative penalty at the start; halved as often as the target would not leave in time"""
     replay: int = 1200
     """retained images that are drawn from their statistics where they are gone; 0: none"""
-    settled: float = 100.0
-    """weight that holds what earlier requests forgot, where there were any"""
+    settled: float = 150.0
+    """weight that holds what each earlier request forgot, where there were any"""
     soft_ratio: float = 0.03
     """soft null space: damping as a share of the mean eigenvalue"""
     hard_rule: Literal["absolute", "ratio", "tail", "cumulative"] = "tail"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -58,8 +58,9 @@ def prepare(
 ) -> Forgetting:
     """Everything before the first step. ``folder``: for what takes more memory than there should be.
 
-    ``base``: layer → its weight before earlier requests, from which the cumulative penalty counts; ``settled``: what
-    those left.
+    ``base``: layer → its weight before earlier requests, from which the cumulative penalty counts and at which all
+    features and moments are taken: held where they were before each request, small drifts would add up. ``settled``:
+    what those requests left.
     """
     moments = Moments.load(statistics) if isinstance(statistics, str | Path) else statistics
     _check(request, moments, config, reference)
@@ -83,19 +84,21 @@ def prepare(
         )
     upper = _agreed(Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing))
     altered, aims = copies(request.forget), list[Tensor]()
-    train = look(upper, learn, "images to forget", altered, config.seed, reference=reference, aims=aims)
-    check = look(upper, held, "held-back images", altered, config.seed + 1)
-    shown, recorded = {}, [moments] if moments else []
-    for kind, concepts in (("neutral", request.neutral), ("retain", request.retain)):
-        wanted = concepts and not recorded and (kind == "retain" or not request.retain)
-        with MomentRecorder(layers) if wanted else nullcontext() as recorder:
-            shown[kind] = look(upper, concepts, f"{kind} images", fill(concepts), config.seed + 2, recorder)
-        if recorder:
-            recorded.append(replace(recorder.moments(meta), replay=_distribution(upper, shown[kind])))
-    moments = recorded[0]
-    neutral, retain = shown["neutral"], shown["retain"]
-    if not retain.pixels and config.replay and _fits(upper, moments, train):
-        retain = drawn(upper, moments, train, config)
+    stood = {"model": _before(visual, base) or meta["model"]}
+    with _standing(layers, base or {}):
+        train = look(upper, learn, "images to forget", altered, config.seed, reference=reference, aims=aims)
+        check = look(upper, held, "held-back images", altered, config.seed + 1)
+        shown, recorded = {}, [moments] if moments else []
+        for kind, concepts in (("neutral", request.neutral), ("retain", request.retain)):
+            wanted = concepts and not recorded and (kind == "retain" or not request.retain)
+            with MomentRecorder(layers) if wanted else nullcontext() as recorder:
+                shown[kind] = look(upper, concepts, f"{kind} images", fill(concepts), config.seed + 2, recorder)
+            if recorder:
+                recorded.append(replace(recorder.moments(stood), replay=_distribution(upper, shown[kind])))
+        moments = recorded[0]
+        neutral, retain = shown["neutral"], shown["retain"]
+        if not retain.pixels and config.replay and _fits(upper, moments, train):
+            retain = drawn(upper, moments, train, config)
     if neutral.pixels and not reference:
         neutral = _others(neutral, Region(config.region, train, neutral, retain))
     if folder:
@@ -103,6 +106,23 @@ def prepare(
     sets, dtypes = (train, check, neutral, retain), _stored(visual, trained)
     started = {n: base[n].to(m.weight.device) for n, m in layers.items()} if base else None
     return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs)
+
+
+@contextmanager
+def _standing(layers: Mapping[str, torch.nn.Linear], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within: the layers have these weights, where there are some."""
+    kept = {n: m.weight.detach().clone() for n, m in layers.items() if n in weights}
+    try:
+        _put(layers, {n: weights[n] for n in kept})
+        yield
+    finally:
+        _put(layers, kept)
+
+
+@torch.no_grad()
+def _put(layers: Mapping[str, torch.nn.Linear], weights: Mapping[str, Tensor]) -> None:
+    for n, weight in weights.items():
+        layers[n].weight.copy_(weight)
 
 
 def _before(visual: Visual, base: Mapping[str, Tensor] | None) -> str:

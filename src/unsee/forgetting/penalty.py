@@ -1,14 +1,14 @@
 """The cumulative penalty: the soft null space applied to the whole delta from the base model (method, section 6).
 
-    b sum_l tr(D C Dᵀ) / scale_l  +  s sum_l ( tr(D A Dᵀ) − 2 tr(D Bᵀ) + c ) / (n scale_l)
+    b sum_l tr(D C Dᵀ) / scale_l  +  s sum_l ( tr(D A Dᵀ) − 2 tr(D Bᵀ) + c ) / scale_l
 
-D = W − W_base; scale_l = tr(W_base C W_baseᵀ); C: retained moments; A, B, c, n: the settled requests, which are to
-stay as they were forgotten.
+D = W − W_base; scale_l = tr(W_base C W_baseᵀ); C: retained moments; A, B, c: the settled requests, which are to
+stay as they were forgotten. Their sum is not divided by their number: each would be held weaker with every new one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 
 from unsee.errors import UnseeError
-from unsee.forgetting.moments import load_state, save_state
+from unsee.forgetting.moments import Moments, load_state, save_state
 
 
 class SettledLayer(NamedTuple):
-    """One layer's share of ``Settled``: A [d, d], B [out, d], c scalar tensor, n requests."""
+    """One layer's share of ``Settled``: A [d, d], B [out, d], c scalar tensor."""
 
     A: Tensor
     B: Tensor
     c: Tensor
-    n: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Settled:
 
     @classmethod
     def one(cls, delta: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> Settled:
-        """One request: layer → D [out, d] at its end, and layer → S [d, d], its images' mean moments after forgetting.
+        """One request: layer → D [out, d] at its end, and layer → S [d, d], what its images have ``beyond`` others.
 
         UnseeError: the layers or the shapes of the two differ.
         """
@@ -90,8 +89,7 @@ class Settled:
         """One layer's share in the dtype and on the device of ``like`` (float32: fast). UnseeError: no such layer."""
         if name not in self.A:
             raise UnseeError(f"no settled request knows the layer '{name}'.")
-        A, B, c = (part[name].to(like.device, like.dtype) for part in (self.A, self.B, self.c))
-        return SettledLayer(A, B, c, self.n)
+        return SettledLayer(*(part[name].to(like.device, like.dtype) for part in (self.A, self.B, self.c)))
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; the same state gives the same bytes."""
@@ -117,18 +115,32 @@ class Settled:
         return cls(A, B, c, n)
 
 
+def beyond(after: Moments, retained: Moments, layers: Iterable[str]) -> dict[str, Tensor]:
+    """Layer → the positive part of the request's mean moments ``after`` it less those ``retained``, [d, d].
+
+    What all images share is held by the retained ones; held here too it would leave later requests no way.
+    """
+    found: dict[str, Tensor] = {}
+    for name in layers:
+        key = after.layers[name]  # layers that share an input share what it has beyond
+        if key not in found:
+            values, vectors = torch.linalg.eigh((after.mean(name) - retained.mean(name)).to("cpu", torch.float64))
+            found[key] = (vectors * values.clamp(min=0)) @ vectors.T
+    return {name: found[after.layers[name]].clone() for name in layers}
+
+
 def penalty(D: Tensor, C: Tensor, scale: float | Tensor) -> Tensor:
     """tr(D C Dᵀ) / scale, a scalar with gradient 2 D C / scale. D [out, d]; C [d, d] symmetric, whose dtype serves."""
     return _quadratic(D, C) / scale
 
 
 def settled_penalty(D: Tensor, settled: SettledLayer, scale: float | Tensor) -> Tensor:
-    """sum_t tr((D − D_t) S_t (D − D_t)ᵀ) / (n scale), written out: (tr(D A Dᵀ) − 2 tr(D Bᵀ) + c) / (n scale).
+    """sum_t tr((D − D_t) S_t (D − D_t)ᵀ) / scale, written out: (tr(D A Dᵀ) − 2 tr(D Bᵀ) + c) / scale.
 
     Near D = D_t the three terms cancel: in float32 the value is then good to 1e-7 of c, and may be just below zero.
     """
-    A, B, c, n = settled
-    return (_quadratic(D, A) - 2 * (D * B).sum() + c) / (n * scale)
+    A, B, c = settled
+    return (_quadratic(D, A) - 2 * (D * B).sum() + c) / scale
 
 
 def _quadratic(D: Tensor, C: Tensor) -> Tensor:

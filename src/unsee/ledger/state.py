@@ -12,7 +12,7 @@ from torch import Tensor
 from unsee.errors import UnseeError
 from unsee.forgetting import nullspace, penalty
 from unsee.forgetting.moments import Moments, load_state, save_state
-from unsee.forgetting.penalty import Settled
+from unsee.forgetting.penalty import Settled, beyond
 from unsee.vision.patch import Patch
 
 PARTS = ("retained", "settled", "weights")
@@ -67,7 +67,7 @@ class State:
 
     def settle(self, patch: Patch, delta: Mapping[str, Tensor], after: Moments) -> State:
         """A turn is done. ``delta``: layer → W − W_base now; ``after``: moments of the turn's images now."""
-        settled = self.settled + Settled.one(delta, {name: after.mean(name) for name in delta})
+        settled = self.settled + Settled.one(delta, beyond(after, self.retained, delta))
         return replace(
             self, settled=settled, weights=self.weights | patch.tensors, turns=(*self.turns, patch.id)
         )  # fmt: skip
@@ -100,7 +100,7 @@ def earlier_drift(settled: Settled, delta: Mapping[str, Tensor]) -> float:
     if not settled.n:
         return 0.0
     wide = {n: D.detach().to("cpu").double() for n, D in delta.items()}
-    parts = [(float(penalty.settled_penalty(D, settled.layer(n, D), 1 / settled.n)), n) for n, D in wide.items()]
+    parts = [(float(penalty.settled_penalty(D, settled.layer(n, D), 1.0)), n) for n, D in wide.items()]
     shares = [max(0.0, moved) / float(settled.c[n]) for moved, n in parts if settled.c[n] > 0]
     return sum(shares) / len(shares) if shares else 0.0
 

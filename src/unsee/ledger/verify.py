@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unsee import prepare
 from unsee.concepts import Concept, ImageRef, Request
-from unsee.forgetting.penalty import Settled
+from unsee.forgetting.penalty import Settled, beyond
 from unsee.ledger import measure
 from unsee.ledger import state as states
 from unsee.ledger.book import BASE, Ledger
@@ -28,10 +28,8 @@ def verify(ledger: Ledger) -> dict[str, dict[str, float]]:
             entries = [e for e in ledger.store.entries("verified", "released") if e.turn == turn]
             left = _left(ledger, state.without(share.taken), head, entries, shown)
             state = ledger.stood(state, patch, share)
-            own = Settled.one(
-                ledger.body.delta(state.weights, list(share.after.layers)),
-                {n: share.after.mean(n) for n in share.after.layers},
-            )
+            delta = ledger.body.delta(state.weights, list(share.after.layers))
+            own = Settled.one(delta, beyond(share.after, state.retained, delta))
             again = states.earlier_drift(own, ledger.body.delta(head.weights, list(share.after.layers)))
             found |= {e.id: left | common | {"earlier": again} for e in entries}
         with ledger.store.writing():
