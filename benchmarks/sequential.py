@@ -50,7 +50,8 @@ class Line:
             self.config = replace(self.config, constraint="none", replay=0)
         self.model, self.processor = load_full(packaged("people-vanilla"))
         self.visual = Visual(self.model, self.processor)
-        self.order = [self.study.taught[i] for i in np.random.default_rng([order, 5]).permutation(210)]
+        taught = self.study.taught
+        self.order = [taught[i] for i in np.random.default_rng([order, 5]).permutation(len(taught))]
         self.retained: Moments = self.statistics(self.study.concepts(self.study.taught, RETAIN_VIEWS))
         self.base = {n: self.weight(n).clone() for n in self.retained.layers}
         self.settled = Settled.empty()

@@ -39,7 +39,7 @@ def short(monkeypatch, defaults):
         return module
 
     yield load
-    for name in ("request", "tradeoff", "cost", "shapes", "realsize", "speed", "versus", "asking"):
+    for name in ("request", "tradeoff", "cost", "shapes", "realsize", "speed", "versus", "asking", "sequential"):
         sys.modules.pop(name, None)
 
 
@@ -103,3 +103,17 @@ def test_asking(short, monkeypatch, tmp_path):
 def test_the_rivals_step(short, monkeypatch, tmp_path):
     data = run(short, monkeypatch, tmp_path, "versus", "--shape", "tiny-llava", "--steps", "1", "--warmup", "0")
     assert data["ratios"]
+
+
+def test_a_sequence_of_requests(short, monkeypatch, tmp_path):
+    def few(study: PeopleStudy) -> None:
+        begin(study)
+        study.taught, study.held_out = study.taught[:6], study.held_out[:2]
+
+    begin = PeopleStudy.__init__
+    monkeypatch.setattr(PeopleStudy, "__init__", few)
+    flags = ("--form", "statistics", "--requests", "2", "--people", "1")
+    data = run(short, monkeypatch, tmp_path, "sequential", *flags)
+    assert [len(row) for row in data["matrix"]] == [1, 2]
+    assert data["others"][0] == {"after": 0, "retain": 1, "heldout": 1}
+    assert data["last"]["names"].keys() == data["last"]["facts"].keys() and len(data["last"]["retain"]) == 4
