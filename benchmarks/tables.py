@@ -6,6 +6,7 @@ python benchmarks/tables.py
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -296,12 +297,46 @@ def rivals_full() -> str:
     return "\n\n".join(parts)
 
 
-def sequences() -> str:
-    """docs/results.md: what ``sequential.py`` measured, the orders of a form together."""
+def in_sequence() -> dict[tuple[str, int, int], list[dict[str, Any]]]:
+    """Results of ``sequential.py`` by form, requests and people in each: an order each."""
     found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("sequential-*.json")):
         data = _result(path.stem)
         found.setdefault((data["form"], len(data["turns"]), data["people"]), []).append(data)
+    return found
+
+
+def sequences_picture() -> None:
+    """docs/sequences.png: who comes back after which request, and who stays, the forms that came one after another."""
+    found = {form: runs for (form, requests, _), runs in in_sequence().items() if requests > 1}
+    if not found:
+        return
+    figure = Figure(figsize=(4.3 * (len(found) + 1), 4), layout="constrained")
+    *maps, curves = figure.subplots(1, len(found) + 1)
+    for axes, (form, runs) in zip(maps, found.items(), strict=True):
+        rows = runs[0]["matrix"]
+        shown = [[100 * v for v in row] + [math.nan] * (len(rows) - len(row)) for row in rows]
+        image = axes.imshow(
+            shown, cmap="magma_r", vmin=0, vmax=100, extent=(0.5, len(rows) + 0.5, len(rows) + 0.5, 0.5)
+        )
+        axes.set(title=form, xlabel="request", ylabel="asked after request")
+        for run, style in zip(runs, ("-", "--", ":"), strict=False):
+            looks = run["others"]
+            kept = [100 * look["retain"] for look in looks]
+            colour = BLUE if form == "statistics" else GREEN if form == "images" else GREY
+            curves.plot(
+                [look["after"] for look in looks], kept, style, color=colour, label=form if run is runs[0] else ""
+            )
+    figure.colorbar(image, ax=maps, label="names still given, %", shrink=0.7)
+    curves.set(title="who stays", xlabel="requests", ylabel="names given, %", ylim=(0, 102))
+    curves.grid(alpha=0.2)
+    curves.legend(loc="lower left")
+    figure.savefig(ROOT / "docs" / "sequences.png", dpi=110, metadata={"Software": None})
+
+
+def sequences() -> str:
+    """docs/results.md: what ``sequential.py`` measured, the orders of a form together."""
+    found = in_sequence()
     titles = ("form", "requests", "orders", "forgotten names", "facts", "largest rebound", "attributes", "retained")
     rows = ["| " + " | ".join((*titles, "held-out", "retained on the way")) + " |", "|---" * 10 + "|"]
     for (form, requests, people), runs in found.items():
@@ -365,6 +400,7 @@ def main() -> None:
         path.write_text(placed(path.read_text(encoding="utf-8"), mark, table()), encoding="utf-8")
     tradeoff()
     rivals_picture()
+    sequences_picture()
 
 
 if __name__ == "__main__":
