@@ -29,9 +29,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
-SHORT = {  # columns of the comparison in the README
-    "score": "score", "forget_names": "percent", "forget_facts": "percent", "retained": "percent",
-    "heldout": "percent", "attributes": "percent", "text": "percent", "misnamed": "percent", "times": "number",
+SHORT = {  # columns of the comparison in the README, of each study
+    "score": "score", "forget_names": "forgotten names", "retained": "retained", "heldout": "held-out",
+    "attributes": "attributes", "text": "text", "misnamed": "misnamed",
 }  # fmt: skip
 COLUMNS = {
     "forget_names": "forgotten: names", "forget_facts": "facts", "forget_unknown": "“unknown”",
@@ -275,18 +275,24 @@ def rivals_picture() -> None:
 
 
 def rivals_short() -> str:
-    """README.md: every method in every study, in a picture and without intervals."""
-    parts = ["![What every method forgets and keeps](docs/rivals.svg)"] if compared() else []
-    for name, (found, table) in compared().items():
-        shown = [c for c in table.columns if c.key in SHORT]
-        rows = [f"| {_study(name)} | " + " | ".join(c.title for c in shown) + " |", "|---" * (len(shown) + 1) + "|"]
-        for row in table.rows:
-            cells = [_short(row.cells[c.key].value, SHORT[c.key]) if c.key in row.cells else "–" for c in shown]
-            title = f"**{row.model}**" if row.model.startswith("unsee") else row.model
-            rows.append(f"| {title} | " + " | ".join(cells) + " |")
-        note = f"{found.study['trials']} trials each, then {found.study['seeds']} seeds"
-        parts += ["\n".join(rows), f"{note} ([{name}.json](benchmarks/results/{name}.json))."]
-    return "\n\n".join(parts)
+    """README.md: every method in every study side by side, in a picture and without intervals."""
+    if not (studies := compared()):
+        return ""
+    rows = {name: {row.model: row.cells for row in table.rows} for name, (_, table) in studies.items()}
+    first = next(iter(rows.values()))
+    shown = [(name, key) for name, of in rows.items() for key in SHORT if any(key in cells for cells in of.values())]
+    heads = [f"{_study(name)}: score" if key == "score" else SHORT[key] for name, key in shown]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for model in first:
+        found = (rows[name].get(model, {}).get(key) for name, key in shown)
+        cells = [_short(cell.value, key) if cell else "–" for cell, (_, key) in zip(found, shown, strict=True)]
+        lines.append(f"| {f'**{model}**' if model.startswith('unsee') else model} | " + " | ".join(cells) + " |")
+    study = next(iter(studies.values()))[0].study
+    note = f"{study['trials']} trials each, then {study['seeds']} seeds"
+    files = ", ".join(f"[{name}.json](benchmarks/results/{name}.json)" for name in studies)
+    return "\n\n".join(
+        ["![What every method forgets and keeps](docs/rivals.svg)", "\n".join(lines), f"{note} ({files})."]
+    )
 
 
 def rivals_full() -> str:
@@ -376,8 +382,8 @@ def smallest() -> str:
     return f"```python\n{min(sizes, key=lambda p: (sizes[p], p.name)).read_text('utf-8').strip()}\n```"
 
 
-def _short(value: float, kind: str) -> str:
-    return f"{100 * value:.0f}" if kind == "percent" else f"{value:.{3 if kind == 'score' else 2}f}"
+def _short(value: float, key: str) -> str:
+    return f"{value:.3f}" if key == "score" else f"{100 * value:.0f}"
 
 
 TABLES = [
