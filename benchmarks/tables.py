@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from unsee.comparison.outcome import Comparison
 from unsee.comparison.page import points
@@ -326,6 +327,8 @@ def sequences_picture() -> None:
             shown, cmap="magma_r", vmin=0, vmax=100, extent=(0.5, len(rows) + 0.5, len(rows) + 0.5, 0.5)
         )
         axes.set(title=form, xlabel="request", ylabel="asked after request")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         for run, style in zip(runs, ("-", "--", ":"), strict=False):
             looks = run["others"]
             kept = [100 * look["retain"] for look in looks]
