@@ -118,8 +118,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             found["last"] |= {"names": known["identity"], "facts": known["fact"], "attributes": known["attribute"]}
             if (j + 1) % LOOK == 0 or j + 1 == len(turns):
                 found["others"].append({"after": j + 1} | others(stay))
-        gone_still = f"names {mean(known['identity']):.3f} facts {mean(known['fact']):.3f}"
-        say(f"{args.form} {j + 1}: {gone_still} {found['others'][-1]}")
+        of_the_gone = f"names {mean(known['identity']):.3f} facts {mean(known['fact']):.3f}"
+        say(f"{args.form} {j + 1}: {of_the_gone} {found['others'][-1]}")
         write_json(args.out, summary(args, found))
     return summary(args, found)
 

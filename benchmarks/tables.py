@@ -333,9 +333,8 @@ def sequences_picture() -> None:
             looks = run["others"]
             kept = [100 * look["retain"] for look in looks]
             colour = BLUE if form == "statistics" else GREEN if form == "images" else GREY
-            curves.plot(
-                [look["after"] for look in looks], kept, style, color=colour, label=form if run is runs[0] else ""
-            )
+            label = form if run is runs[0] else ""
+            curves.plot([look["after"] for look in looks], kept, style, color=colour, label=label)
     figure.colorbar(image, ax=maps, label="names still given, %", shrink=0.7)
     curves.set(title="who stays", xlabel="requests", ylabel="names given, %", ylim=(0, 102))
     curves.grid(alpha=0.2)

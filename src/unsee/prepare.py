@@ -84,8 +84,8 @@ def prepare(
         )
     upper = _agreed(Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing))
     altered, aims = copies(request.forget), list[Tensor]()
-    stood = {"model": _before(visual, base) or meta["model"]}
-    with _standing(layers, base or {}):
+    at_base = {"model": _before(visual, base) or meta["model"]}
+    with _with_weights(layers, base or {}):
         train = look(upper, learn, "images to forget", altered, config.seed, reference=reference, aims=aims)
         check = look(upper, held, "held-back images", altered, config.seed + 1)
         shown, recorded = {}, [moments] if moments else []
@@ -94,7 +94,7 @@ def prepare(
             with MomentRecorder(layers) if wanted else nullcontext() as recorder:
                 shown[kind] = look(upper, concepts, f"{kind} images", fill(concepts), config.seed + 2, recorder)
             if recorder:
-                recorded.append(replace(recorder.moments(stood), replay=_distribution(upper, shown[kind])))
+                recorded.append(replace(recorder.moments(at_base), replay=_distribution(upper, shown[kind])))
         moments = recorded[0]
         neutral, retain = shown["neutral"], shown["retain"]
         if not retain.pixels and config.replay and _fits(upper, moments, train):
@@ -109,7 +109,7 @@ def prepare(
 
 
 @contextmanager
-def _standing(layers: Mapping[str, torch.nn.Linear], weights: Mapping[str, Tensor]) -> Iterator[None]:
+def _with_weights(layers: Mapping[str, torch.nn.Linear], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Within: the layers have these weights, where there are some."""
     kept = {n: m.weight.detach().clone() for n, m in layers.items() if n in weights}
     try:
