@@ -23,7 +23,7 @@ from request import commit
 from torch import Tensor
 
 from unsee import api
-from unsee.config import ForgetConfig
+from unsee.config import LedgerConfig
 from unsee.data.images import load_all
 from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, PeopleStudy
 from unsee.evaluation import answer, tasks
@@ -38,14 +38,15 @@ FORMS = ("statistics", "images", "unsettled", "free")
 KEPT = 2  # pictures of a person who stays that are kept
 ASKED = {"forget": 10, "retain": 2, "heldout": 2}  # unseen views of each person asked about
 TOPICS = ("name", "city", "hair")
-LOOK = 5  # requests between two looks at everybody else
+KINDS = ("identity", "fact", "attribute")
+LOOK = 5  # requests between two looks at everybody else, and at more than names
 
 
 class Line:
     """A model, and what is kept from request to request: sums, never an image of a request that is over."""
 
-    def __init__(self, form: str, order: int) -> None:
-        self.form, self.study, self.config = form, PeopleStudy(), ForgetConfig()
+    def __init__(self, form: str, order: int, bf16: bool) -> None:
+        self.form, self.study, self.config = form, PeopleStudy(), LedgerConfig(bf16=bf16)
         if form == "free":
             self.config = replace(self.config, constraint="none", replay=0)
         self.model, self.processor = load_full(packaged("people-vanilla"))
@@ -97,7 +98,7 @@ class Line:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    world = Line(args.form, args.order)
+    world = Line(args.form, args.order, args.bf16)
     turns = [world.order[args.people * k : args.people * (k + 1)] for k in range(args.requests)]
     held = world.study.held_out
     found: dict[str, Any] = {"turns": [], "matrix": [], "others": [], "last": {}}
@@ -113,13 +114,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with silence():
             found["turns"].append(world.request(ids, stay))
             gone = [p for turn in turns[: j + 1] for p in turn]
-            known = world.right(gone, ASKED["forget"], ("identity", "fact", "attribute"))
+            whole = (j + 1) % LOOK == 0 or j + 1 == len(turns)
+            known = world.right(gone, ASKED["forget"], KINDS if whole else KINDS[:1])
             found["matrix"].append([float(np.mean([known["identity"][p] for p in turn])) for turn in turns[: j + 1]])
-            found["last"] |= {"names": known["identity"], "facts": known["fact"], "attributes": known["attribute"]}
-            if (j + 1) % LOOK == 0 or j + 1 == len(turns):
+            if whole:
+                found["last"] |= {"names": known["identity"], "facts": known["fact"], "attributes": known["attribute"]}
                 found["others"].append({"after": j + 1} | others(stay))
-        of_the_gone = f"names {mean(known['identity']):.3f} facts {mean(known['fact']):.3f}"
-        say(f"{args.form} {j + 1}: {of_the_gone} {found['others'][-1]}")
+        say(f"{args.form} {j + 1}: names {mean(known['identity']):.3f} {found['others'][-1]}")
         write_json(args.out, summary(args, found))
     return summary(args, found)
 
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--order", type=int, default=0)
     parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--people", type=int, default=2, help="who ask together")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 products")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     args.at = commit()

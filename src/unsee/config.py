@@ -46,7 +46,7 @@ class ForgetConfig:
     """weight of the cumulative penalty at the start; halved as often as the target would not leave in time"""
     replay: int = 1200
     """retained images that are drawn from their statistics where they are gone; 0: none"""
-    settled: float = 150.0
+    settled: float = 100.0
     """weight that holds what each earlier request forgot, where there were any"""
     soft_ratio: float = 0.03
     """soft null space: damping as a share of the mean eigenvalue"""
@@ -56,6 +56,8 @@ class ForgetConfig:
     """the rule's threshold"""
     depth: float = 0.2
     """share of the tower's blocks that train, the last ones, and all after them; what is below runs once per image"""
+    attention: bool = True
+    """train the projections of their attention too"""
     layers: str = ""
     """instead: train the layers whose name contains one of these, with commas between"""
     bf16: bool = True
@@ -77,8 +79,24 @@ class ForgetConfig:
 
 @dataclass(frozen=True)
 class LedgerConfig(ForgetConfig):
-    """How requests are forgotten one after another, and what each must show before it may be released."""
+    """How requests are forgotten one after another, and what each must show before it may be released.
 
+    What earlier requests left is held layer by layer, which leaves the next one little way: so fewer layers train, and
+    outputs of the whole module hold what stays, where one request alone can afford to hold each layer's.
+    """
+
+    steps: int = 150
+    """most optimiser steps"""
+    stop: float = 0.0
+    """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
+    anchor: float = 10.0
+    """weight that holds forget images to their targets, which keep what else is visible"""
+    keep: float = 100.0
+    """weight of the drift of neutral and retained images' features"""
+    penalty: float = 3.0
+    """weight of the cumulative penalty; with --stop above 0 halved as often as the target would not leave in time"""
+    attention: bool = False
+    """train the projections of the blocks' attention too"""
     most_left: float = 0.25
     """share of its identity that held-back views of each requested concept may still show"""
     most_retained: float = 0.3
@@ -139,6 +157,8 @@ class PretrainConfig:
     """images a step"""
     lr: float = 1.5e-3
     """peak learning rate; it rises over a tenth of the steps and falls to zero"""
+    bf16: bool = True
+    """bfloat16 matrix products (weights stay float32)"""
     seed: int = 0
 
     def __post_init__(self) -> None:

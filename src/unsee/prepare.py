@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -40,6 +41,7 @@ VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
 ALIKE = 0.7  # of a concept's identity: what 19 of 20 of its own views show; a neutral image that does shows it too
 DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
+ATTENTION = re.compile("attn|attention")  # in the name of a layer that belongs to it
 ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
 OPENED = 64  # images, altered copies among them, that are open at a time
 DISTRIBUTION = 128 * 2**20  # bytes of inputs to the upper part, up to which a request also keeps their distribution
@@ -152,7 +154,8 @@ def _stored(visual: Visual, layers: Sequence[str]) -> dict[str, torch.dtype]:
 def chosen(seen: Trace, config: ForgetConfig) -> list[str]:
     """The layers that train: those named in ``config.layers``, or the upper ones."""
     if not config.layers:
-        return upper_layers(seen.linears, config.depth)
+        upper = upper_layers(seen.linears, config.depth)
+        return upper if config.attention else [n for n in upper if not ATTENTION.search(n)] or upper
     names = [n for n in seen.linears if config.names(n)]
     if not names:
         raise UnseeError(f"no layer's name contains '{config.layers}'. There are: {', '.join(seen.linears)}.")

@@ -107,12 +107,12 @@ def pretrain(model: Any, processor: Any, shown: Sequence[Drawn], config: Pretrai
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.1)
     model.train()
     losses: list[float] = []
-    with attention_for(model, True), progress("learning to see", config.steps) as tick:
+    with attention_for(model, config.bf16), progress("learning to see", config.steps) as tick:
         for step in range(config.steps):
             rng = np.random.default_rng([config.seed, step])
             chosen = rng.integers(len(pixels), size=config.batch)
             index = torch.from_numpy(chosen)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
                 features = torch.stack(visual.features([pixels[i] for i in chosen]))
             token = torch.from_numpy(rng.integers(features.shape[1], size=(len(chosen), TOKENS)))
             loss = examiner(features.float(), {k: v[index] for k, v in truth.items()}, token)
