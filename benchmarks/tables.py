@@ -346,16 +346,18 @@ def sequences() -> str:
     """docs/results.md: what ``sequential.py`` measured, the orders of a form together."""
     found = in_sequence()
     titles = ("form", "requests", "orders", "forgotten names", "facts", "largest rebound", "attributes", "retained")
-    rows = ["| " + " | ".join((*titles, "held-out", "retained on the way")) + " |", "|---" * 10 + "|"]
+    rows = ["| " + " | ".join((*titles, "held-out", "retained on the way", "time")) + " |", "|---" * 11 + "|"]
     for (form, requests, people), runs in found.items():
         ends = (percent(_pooled(runs, k)) for k in ("names", "facts", "attributes", "retain", "heldout"))
         names, facts, attributes, retained, heldout = ends
         looks = zip(*([look["retain"] for look in run["others"][1:]] for run in runs), strict=True)
         way = ", ".join(f"{100 * sum(look) / len(look):.1f}" for look in looks)
         rebound = max(100 * run["rebound"] for run in runs)
+        seconds = [[turn["seconds"] for turn in run["turns"]] for run in runs]
+        grown = f"{sum(sum(s[-5:]) / sum(s[:5]) for s in seconds) / len(runs):.2f}" if requests > 1 else ""
         rows.append(
             f"| {form} | {requests} of {people} | {len(runs)} | {names} | {facts} | {rebound:.1f} | {attributes} | "
-            f"{retained} | {heldout} | {way} |"
+            f"{retained} | {heldout} | {way} | {grown} |"
         )
     return "\n\n".join(["\n".join(rows), *(origin(run) for runs in found.values() for run in runs)])
 

@@ -81,8 +81,8 @@ class ForgetConfig:
 class LedgerConfig(ForgetConfig):
     """How requests are forgotten one after another, and what each must show before it may be released.
 
-    What earlier requests left is held layer by layer, which leaves the next one little way: so fewer layers train, and
-    outputs of the whole module hold what stays, where one request alone can afford to hold each layer's.
+    What earlier requests left is held layer by layer, which leaves little way to the next. So fewer layers train than
+    for one request, and features hold what stays more than the penalty on each layer does.
     """
 
     steps: int = 150
@@ -97,7 +97,7 @@ class LedgerConfig(ForgetConfig):
     """weight of the cumulative penalty; with --stop above 0 halved as often as the target would not leave in time"""
     attention: bool = False
     """train the projections of the blocks' attention too"""
-    most_left: float = 0.25
+    most_left: float = 0.35
     """share of its identity that held-back views of each requested concept may still show"""
     most_retained: float = 0.3
     """of the energy of any layer's retained outputs, how much all requests together may have moved"""
