@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from unsee import repeatable
+
 if TYPE_CHECKING:
     from unsee.api import forget, statistics
     from unsee.concepts import Concept, Question, Request
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from unsee.forgetting.moments import Moments
     from unsee.vision.module import load_full, load_visual
 
+repeatable.ask()
 __version__ = version("unsee")
 __all__ = [
     "Concept",
