@@ -62,6 +62,14 @@ def test_layers_can_be_chosen(checkpoints, sets):
         unsee.forget(model, processor, **sets, config=ForgetConfig(layers="projektor"))
 
 
+def test_attention_can_be_left_as_it_is(checkpoint, sets):
+    def trained(attention: bool) -> set[str]:
+        return set(_alone(checkpoint, **sets, config=ForgetConfig(steps=1, batch=4, attention=attention)).delta)
+
+    every, fewer = trained(True), trained(False)
+    assert fewer < every and all("attn" in n for n in every - fewer) and not any("attn" in n for n in fewer)
+
+
 @pytest.mark.parametrize("constraint", ["hard", "cumulative"])
 def test_the_same_call_gives_the_same_bytes(constraint, checkpoint, sets):
     config = ForgetConfig(steps=3, batch=4, constraint=constraint)

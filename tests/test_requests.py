@@ -206,8 +206,17 @@ def test_of_released_ones_statistics_serve_or_it_is_refused(ledger, tmp_path, ca
     assert states(ledger) == ["rolled back", "released", "released"] and main(asked("audit", ledger)) == 0
     assert main(asked("export", ledger, "--out", f"{tmp_path / 'out'}")) == 0
     found = Ledger(ledger).store.lines(ids(ledger)[2])[-1].body["figures"]
-    assert found["earlier"] < 0.25 and "left" not in found  # nobody can measure it any more
+    assert found["earlier"] < 0.2 and "left" not in found  # nobody can measure it any more
     assert not same(Ledger(ledger).state(), before)
+
+
+def test_an_older_ledger_trains_the_layers_that_it_did(ledger):
+    opened = Ledger(ledger)
+    assert not opened.config.attention
+    older = {k: v for k, v in opened.store.get("config").items() if k != "attention"}
+    with opened.alone(), opened.store.writing():
+        opened.store.put("config", older)
+    assert Ledger(ledger).config.attention
 
 
 def test_a_rollback_that_is_stopped_goes_on(root, ledger, tmp_path, monkeypatch, capsys):

@@ -152,7 +152,7 @@ def _stored(visual: Visual, layers: Sequence[str]) -> dict[str, torch.dtype]:
 
 
 def chosen(seen: Trace, config: ForgetConfig) -> list[str]:
-    """The layers that train: those named in ``config.layers``, or the upper ones."""
+    """The layers that train: those named in ``config.layers``, or the upper ones, with or without their attention."""
     if not config.layers:
         upper = upper_layers(seen.linears, config.depth)
         return upper if config.attention else [n for n in upper if not ATTENTION.search(n)] or upper

@@ -35,6 +35,7 @@ from unsee.vision.patch import Patch
 
 BASE, STATE, TURNS, WORK, LOCK = "base.safetensors", "state", "turns", "work", "lock"
 SHARE = "share.safetensors"
+UNSAID = {"attention": True}  # settings that older ledgers do not name, and what they did
 
 
 class Ledger:
@@ -42,7 +43,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.store = folder, Store(folder)
-        self.config = LedgerConfig(**self.store.get("config"))
+        self.config = LedgerConfig(**UNSAID | self.store.get("config"))
 
     @cached_property
     def body(self) -> Body:

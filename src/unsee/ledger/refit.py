@@ -2,7 +2,7 @@
 
 Ours, no paper's. Per layer the change E from the delta D_0 at hand is the minimiser of
 
-    OWN · tr((D_0 + E − D_t) S_t (D_0 + E − D_t)ᵀ)  +  HELD · tr(E A Eᵀ)  +  STAY · tr(E C Eᵀ)
+    OWN · tr((D_0 + E − D_t) S_t (D_0 + E − D_t)ᵀ)  +  s · tr(E A Eᵀ)  +  b · tr(E C Eᵀ)
 
 D_t, S_t: delta and moments of the turn when its images were there; A: earlier turns, C: what stays. A layer's outputs
 on the turn's images become what they were; on all others they stay as far as they can.
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unsee.config import LedgerConfig
 from unsee.forgetting.moments import Moments
 from unsee.ledger.body import Body
 from unsee.ledger.state import State
@@ -23,17 +24,16 @@ from unsee.vision import patch as patches
 from unsee.vision.patch import Patch
 
 OWN = 1000.0  # weight of the turn's own images: they are to go, whatever else
-HELD, STAY = 150.0, 30.0  # of earlier turns, and of what stays, which nothing else holds here
 RIDGE = 1e-6  # of the mean eigenvalue, so that directions nobody has do not move
 
 
-def refit(body: Body, state: State, wanted: Mapping[str, Tensor], after: Moments) -> Patch:
+def refit(body: Body, state: State, wanted: Mapping[str, Tensor], after: Moments, config: LedgerConfig) -> Patch:
     """The patch that follows ``state`` and gives the images of ``after`` what the delta ``wanted`` gave them."""
     now, info = body.delta(state.weights, list(wanted)), {"method": "refit"}
     changed = {}
     for name, target in wanted.items():
-        own, kept = OWN * after.mean(name), STAY * state.retained.mean(name)
-        held = HELD * state.settled.A[name] if state.settled.n else torch.zeros_like(own)
+        own, kept = OWN * after.mean(name), config.penalty * state.retained.mean(name)
+        held = config.settled * state.settled.A[name] if state.settled.n else torch.zeros_like(own)
         step = solve(target.cpu().double() - now[name].cpu().double(), own, kept + held)
         changed[name] = body.base[name].cpu().double() + now[name].cpu().double() + step
     return _patch(body, state, changed, info)

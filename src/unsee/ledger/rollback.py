@@ -77,7 +77,7 @@ def _refit(ledger: Ledger, entry: Entry, turns: Sequence[str], place: int, later
         old = ledger.stood(old, patch, share)
         target = ledger.body.delta(old.weights, list(share.after.layers))
         wanted += Settled.one(target, beyond(share.after, old.retained, target))
-        new = refit(ledger.body, state.without(share.taken), target, share.after)
+        new = refit(ledger.body, state.without(share.taken), target, share.after, ledger.config)
         done.append((turn, new, ledger.put(new, share)))
         state = ledger.stood(state, new, share)
     figures = _figures(ledger, state, wanted)
