@@ -39,8 +39,9 @@ def main() -> None:
     parser.add_argument("--shape", choices=("llava", "qwen2_vl"), default="llava")
     parser.add_argument("--root", default="../shared/data/flags", help="folder of the flags")
     parser.add_argument("--jobs", default="1", help="methods at a time")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 products")
     args = parser.parse_args()
-    asked = flags(args.study, args.shape, args.root)
+    asked = flags(args.study, args.shape, args.root) + ([] if args.bf16 else ["--no-bf16"])
     done = subprocess.run([sys.executable, "-m", "unsee", "compare", *asked, "--jobs", args.jobs])
     if done.returncode:
         sys.exit(done.returncode)

@@ -164,3 +164,20 @@ def test_another_comparison_in_the_same_folder_is_refused(root, whole, tmp_path,
     (tmp_path / "other" / "mine.txt").write_text("x")
     assert main(flags(root, tmp_path / "other")) == 2
     assert "holds no comparison" in capsys.readouterr().err
+
+
+def test_every_method_is_in_float32_when_asked(whole, tmp_path):
+    plan = bench.Plan(**json.loads((whole / "plan.json").read_text(encoding="utf-8")) | {"bf16": False})
+    here = bench.Bench(plan, tmp_path)
+    assert not any(getattr(here.settings(way), "bf16", False) for way in rivals.METHODS.values())
+
+
+def test_a_comparison_begun_before_float32_could_be_asked_for_goes_on(root, whole, tmp_path, capsys):
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    del plan["bf16"]
+    (out / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    assert main(flags(root, out, "--methods", "ga,noop")) == 0
+    assert told(found(out)) == told(found(whole))
+    assert main(flags(root, out, "--methods", "ga,noop", "--no-bf16")) == 2
+    assert "another bf16 (True)" in " ".join(capsys.readouterr().err.split())

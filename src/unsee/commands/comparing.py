@@ -28,6 +28,7 @@ def compare(
     steps: int = 0,
     batch: int = 8,
     jobs: int = 1,
+    bf16: bool = True,
     device: Device = "auto",
 ) -> None:
     """Put published methods beside unsee: tuned alike, measured on the same questions, in one table.
@@ -51,6 +52,7 @@ def compare(
         steps: of methods that train by a gradient; 0: one pass over the images to forget
         batch: images of each set a step, of those methods
         jobs: methods at a time, each in a process of its own
+        bf16: bfloat16 matrix products where methods train (weights stay float32)
         device: where the model runs
     """
     from unsee.comparison.bench import EMBEDDED, Plan
@@ -75,7 +77,7 @@ def compare(
     before, never = embedded if model is None else (str(model), str(gold or ""))
     plan = Plan(
         before, never, data, str(facts or ""), str(recipe or ""), split, trials, seeds, lr_scale, steps, batch,
-        device_of(device),
+        device_of(device), bf16,
     )  # fmt: skip
     plan.study().split(split)
     contest(plan, names, out, jobs)

@@ -49,6 +49,7 @@ class Plan:
     steps: int
     batch: int
     device: str
+    bf16: bool = True
     test_draw: int = 0
     tuning_draw: int = 1
 
@@ -89,9 +90,10 @@ class Bench:
         return _means(tasks.sit(self.model, self.processor, self.check, probabilities=False))
 
     def settings(self, way: Method, **values: Any) -> Any:
-        """Of a method: its paper's, the plan's for all that share the loop, and ``values``, which win."""
+        """Of a method: its paper's, the plan's, for all or for those that share the loop, and ``values``, which win."""
         shared = {"batch": self.plan.batch} | ({"steps": self.plan.steps} if self.plan.steps else {})
-        return way.settings(**(shared if issubclass(way.config, Training) else {}) | values)
+        given = {"bf16": self.plan.bf16} | (shared if issubclass(way.config, Training) else {})
+        return way.settings(**given | values)
 
     def job(self, draw: int, pixels: dict[str, Pixels]) -> Job:
         return Job(self.model, self.processor, material(self.study, self.plan.split, draw), pixels)

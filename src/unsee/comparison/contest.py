@@ -53,11 +53,11 @@ def _pieces(plan: Plan, folder: Path, name: str) -> tuple[int, int]:
 def begin(plan: Plan, folder: Path) -> None:
     file = folder / PLAN
     if file.exists():
-        there = json.loads(file.read_text(encoding="utf-8"))
-        if other := [k for k, v in asdict(plan).items() if there.get(k) != v]:
+        there = asdict(Plan(**json.loads(file.read_text(encoding="utf-8"))))
+        if other := [k for k, v in asdict(plan).items() if there[k] != v]:
             raise UnseeError(
                 f"'{folder}' holds a comparison with another {', '.join(other)} "
-                f"({', '.join(str(there.get(k)) for k in other)}). Give the same to go on, or name another --out."
+                f"({', '.join(str(there[k]) for k in other)}). Give the same to go on, or name another --out."
             )
     elif folder.exists() and any(folder.iterdir()):
         raise UnseeError(f"'{folder}' exists already and holds no comparison. Name another --out.")
