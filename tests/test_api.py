@@ -123,6 +123,11 @@ def test_what_is_gone_is_drawn_from_its_statistics(checkpoint, sets, capsys):
         return _alone(checkpoint, **few, config=ForgetConfig(steps=2, batch=4, **settings)).history[-1]
 
     assert last()["keep"] != last(replay=0)["keep"]
+    assert last(lookalikes=8)["keep"] != last()["keep"] and last(lookalikes=8) == last(lookalikes=8)
+    assert last(lookalikes=8, replay=0)["keep"] != last(replay=0)["keep"]
+    few["retain"] = sets["retain"]
+    assert last(lookalikes=8)["keep"] != last()["keep"] == last(replay=0)["keep"]
+    del few["retain"]
     assert "nothing can be drawn" not in capsys.readouterr().err
     with pytest.raises(UnseeError, match="Record them with as much depth: unsee statistics --depth 0.6"):
         last(depth=0.6)

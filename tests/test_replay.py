@@ -83,6 +83,20 @@ def test_what_is_drawn_varies_as_what_was_seen() -> None:
     assert fitted.draw(5, 2).shape == (10, *SHAPE)
 
 
+def test_lookalikes_are_as_near_as_they_should_be_and_vary_beside_that() -> None:
+    fitted = Replay.fit(concepts([5] * 200), "block")
+    away = torch.zeros(fitted.mean.shape)
+    away[0] = 1000.0
+    near = torch.stack([fitted.mean + away, fitted.mean - away]).reshape(2, *SHAPE)
+    drawn = fitted.draw(4000, 3, 1, near).reshape(4000, 3, -1).mean(1) - fitted.mean
+    share = drawn[:, 0] / 1000
+    assert ((share.abs() > 0.38) & (share.abs() < 0.82)).all()  # what varies by chance is small beside 1000
+    assert 0.45 < (share > 0).float().mean() < 0.55 and abs(share.abs().mean() - 0.6) < 0.01
+    plain = fitted.draw(4000, 3, 1).reshape(4000, 3, -1).mean(1) - fitted.mean
+    assert 0.6 < (drawn[:, 1:].var(0) / plain[:, 1:].var(0)).mean() < 0.9
+    assert fitted.draw(5, 2, 7, near).shape == (10, *SHAPE)
+
+
 def test_of_one_concept_only_views_vary() -> None:
     drawn = Replay.fit(concepts([6]), "block").draw(3, 50).reshape(3, 50, -1)
     assert torch.isfinite(drawn).all() and drawn.std(1).min() > 0.1

@@ -46,6 +46,8 @@ class ForgetConfig:
     """weight of the cumulative penalty at the start; halved as often as the target would not leave in time"""
     replay: int = 1200
     """retained images that are drawn from their statistics where they are gone; 0: none"""
+    lookalikes: int = 0
+    """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
     settled: float = 100.0
     """weight that holds what each earlier request forgot, where there were any"""
     soft_ratio: float = 0.03
@@ -97,6 +99,8 @@ class LedgerConfig(ForgetConfig):
     """weight of the cumulative penalty; with --stop above 0 halved as often as the target would not leave in time"""
     attention: bool = False
     """train the projections of the blocks' attention too"""
+    lookalikes: int = 2400
+    """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
     most_left: float = 0.35
     """share of its identity that held-back views of each requested concept may still show"""
     most_retained: float = 0.3

@@ -41,6 +41,7 @@ VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
 ALIKE = 0.7  # of a concept's identity: what 19 of 20 of its own views show; a neutral image that does shows it too
 DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
+ALIKE_VIEWS = 2  # of each that looks like one to forget
 ATTENTION = re.compile("attn|attention")  # in the name of a layer that belongs to it
 ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
 OPENED = 64  # images, altered copies among them, that are open at a time
@@ -98,16 +99,17 @@ def prepare(
             if recorder:
                 recorded.append(replace(recorder.moments(at_base), replay=_distribution(upper, shown[kind])))
         moments = recorded[0]
-        neutral, retain = shown["neutral"], shown["retain"]
-        if not retain.pixels and config.replay and _fits(upper, moments, train):
-            retain = drawn(upper, moments, train, config)
+        neutral, retain, alike = shown["neutral"], shown["retain"], Images([], [])
+        if ((config.replay and not retain.pixels) or config.lookalikes) and _fits(upper, moments, train):
+            retain = retain if retain.pixels else drawn(upper, moments, train, config)
+            alike = lookalikes(upper, moments, train, config)
     if neutral.pixels and not reference:
         neutral = _others(neutral, Region(config.region, train, neutral, retain))
     if folder:
         moments = moments.on_disk(folder / MOMENTS)
     sets, dtypes = (train, check, neutral, retain), _stored(visual, trained)
     started = {n: base[n].to(m.weight.device) for n, m in layers.items()} if base else None
-    return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs)
+    return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs, alike)
 
 
 @contextmanager
@@ -349,11 +351,28 @@ def drawn(upper: Upper, moments: Moments, like: Images, config: ForgetConfig) ->
     """
     if not config.replay or not moments.replay:
         return Images([], [])
+    some = moments.replay.draw(-(-config.replay // DRAWN_VIEWS), DRAWN_VIEWS, config.seed)
+    return _entering(upper, some, DRAWN_VIEWS, like, "drawn")
+
+
+def lookalikes(upper: Upper, moments: Moments, forget: Images, config: ForgetConfig) -> Images:
+    """Images drawn to look like concepts to forget, not to be taken along: what is near to them goes first."""
+    if not config.lookalikes or not moments.replay:
+        return Images([], [])
+    shown: dict[str, list[Tensor]] = {}
+    for concept, pixels in zip(forget.concepts, forget.pixels, strict=True):
+        shown.setdefault(concept, []).append(pixels[HIDDEN]().float())
+    near = torch.stack([torch.stack(views).mean(0).cpu() for views in shown.values()])
+    some = moments.replay.draw(-(-config.lookalikes // ALIKE_VIEWS), ALIKE_VIEWS, config.seed, near)
+    return _entering(upper, some, ALIKE_VIEWS, forget, "alike")
+
+
+def _entering(upper: Upper, drawn: Tensor, views: int, like: Images, name: str) -> Images:
+    """``drawn`` [images, …] as what enters the upper part, and what it makes of them now."""
     first = like.pixels[0]
-    hidden = moments.replay.draw(-(-config.replay // DRAWN_VIEWS), DRAWN_VIEWS, config.seed).to(first[HIDDEN]())
-    pixels = [{**first, HIDDEN: upper.store.put(h)} for h in hidden]
+    pixels = [{**first, HIDDEN: upper.store.put(h)} for h in drawn.to(first[HIDDEN]())]
     before = upper.now(pixels, contrast.pooled)
-    return Images(pixels, [f"drawn {i // DRAWN_VIEWS}" for i in range(len(pixels))], before)
+    return Images(pixels, [f"{name} {i // views}" for i in range(len(pixels))], before)
 
 
 def _inputs(request: Request, model: str, statistics: Moments | None, reference: Visual | None) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unsee.errors import UnseeError
 
+NEAR = (0.4, 0.8)  # of the way from the mean to a concept: where its lookalikes begin and end
 RANK = 256  # directions that are kept of each covariance; up to twice as many are exact
 FLOATS = 2**25  # that they may take; of inputs so large that RANK would take more, fewer are kept
 
@@ -80,12 +81,20 @@ class Replay:
         within = _factor([self.within, other.within], [1, sign])
         return Replay(mean, between, within, n, self.images + sign * other.images, self.shape, self.block)
 
-    def draw(self, concepts: int, views: int, seed: int = 0) -> Tensor:
-        """Inputs of ``concepts`` that never were, ``views`` of each: [concepts * views, *shape] float32."""
+    def draw(self, concepts: int, views: int, seed: int = 0, near: Tensor | None = None) -> Tensor:
+        """Inputs of ``concepts`` that never were, ``views`` of each: [concepts * views, *shape] float32.
+
+        ``near`` [k, *shape]: each looks like one of these, ``NEAR`` of the way there from the mean; the rest is chance.
+        """
         rng = torch.Generator().manual_seed(seed)
         who = torch.randn(concepts, len(self.between), generator=rng) @ self.between
         how = torch.randn(concepts, views, len(self.within), generator=rng) @ self.within
-        centre = self.mean + who / max(1, self.concepts - 1) ** 0.5
+        who = who / max(1, self.concepts - 1) ** 0.5
+        if near is not None:
+            like = torch.empty(concepts, 1).uniform_(*NEAR, generator=rng)
+            whom = near.flatten(1)[torch.randint(len(near), (concepts,), generator=rng)]
+            who = like * (whom - self.mean) + (1 - like.square()).sqrt() * who
+        centre = self.mean + who
         drawn = centre[:, None] + how / max(1, self.images - self.concepts) ** 0.5
         return drawn.reshape(-1, *self.shape)
 

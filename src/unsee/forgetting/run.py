@@ -61,6 +61,7 @@ class Module(Protocol):
 class Forgetting:
     """The loop. ``forget`` is trained on; ``check`` (held-back and augmented views) only tells when to stop.
 
+    ``alike``: drawn images that are to stay as retained ones are, and tell nothing of how concepts differ.
     ``dtypes``: in which a layer's weight will be stored, where that is not float32. ``inputs``: tell the request from
     others, so that only itself resumes from its checkpoint.
     """
@@ -80,6 +81,7 @@ class Forgetting:
         reference: Sequence[Tensor] = (),
         dtypes: Mapping[str, torch.dtype] | None = None,
         inputs: Sequence[str] = (),
+        alike: Images | None = None,
     ) -> None:
         self.module, self.layers, self.config = module, layers, config
         self.forget, self.check, self.neutral, self.retain = forget, check, neutral, retain
@@ -88,6 +90,9 @@ class Forgetting:
         self.base = base or self.start
         self.settled = settled or penalty.Settled.empty()
         self.reference, self.inputs = reference, inputs
+        self.alike, self.stay = alike or Images([], []), Images([], [])
+        self.stay += retain
+        self.stay += self.alike
         self.history: resume.History = []
         self.region = Region(config.region, forget, neutral, retain, reference)
         self._prepare_constraint()
@@ -132,7 +137,7 @@ class Forgetting:
         images = (self.forget, self.check, self.neutral, self.retain if retain is None else retain)
         return Forgetting(
             self.module, layers, *images, self.moments, config, self.base, self.settled, self.reference, self.dtypes,
-            self.inputs,
+            self.inputs, self.alike,
         )  # fmt: skip
 
     def gradients(self, step: int) -> dict[str, Tensor]:
@@ -141,8 +146,7 @@ class Forgetting:
         The batch is taken ``in_training`` images at a time or fewer, so that all processes there are have their part.
         """
         config, rng = self.config, np.random.default_rng([self.config.seed, step])
-        sets = (self.forget, self.neutral, self.retain)
-        batch = [(s, i) for s in sets for i in _some(rng, len(s), config.batch)]
+        batch = [(s, i) for s in (self.forget, self.neutral, self.stay) for i in _some(rng, len(s), config.batch)]
         whole = (sum(s is self.forget for s, _ in batch), sum(s is not self.forget for s, _ in batch))
         weights, share = [m.weight for m in self.layers.values()], self._weights()
         for weight in weights:
