@@ -30,8 +30,8 @@ from unsee.ledger.book import Ledger
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = (  # what a random model shows is not judged
-    "--steps 20 --batch 4 --stop 0 --no-bf16 --replay 8 --lookalikes 8 --most-left 9 --most-retained 9 "
-    "--most-heldout 9 --most-earlier 9"
+    "--steps 20 --batch 4 --stop 0 --no-bf16 --replay 8 --most-left 9 --most-retained 9 --most-heldout 9 "
+    "--most-earlier 9"
 )
 
 

@@ -48,7 +48,7 @@ class Line:
     def __init__(self, form: str, order: int, bf16: bool) -> None:
         self.form, self.study, self.config = form, PeopleStudy(), LedgerConfig(bf16=bf16)
         if form == "free":
-            self.config = replace(self.config, constraint="none", replay=0, lookalikes=0)
+            self.config = replace(self.config, constraint="none", replay=0)
         self.model, self.processor = load_full(packaged("people-vanilla"))
         self.visual = Visual(self.model, self.processor)
         taught = self.study.taught

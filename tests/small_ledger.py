@@ -16,8 +16,8 @@ from unsee.ledger.store import Store
 
 # What a random model shows says nothing of a gate: these let a few steps pass, and nothing else.
 FAST = {
-    "steps": 4, "batch": 4, "bf16": False, "replay": 8, "lookalikes": 8, "most_left": 5, "most_retained": 5,
-    "most_heldout": 5, "most_earlier": 5,
+    "steps": 4, "batch": 4, "bf16": False, "replay": 8, "most_left": 5, "most_retained": 5, "most_heldout": 5,
+    "most_earlier": 5,
 }  # fmt: skip
 PEOPLE = {"ada": 1, "ben": 2, "cleo": 3, "dan": 4, "eve": 5}
 

@@ -99,8 +99,6 @@ class LedgerConfig(ForgetConfig):
     """weight of the cumulative penalty; with --stop above 0 halved as often as the target would not leave in time"""
     attention: bool = False
     """train the projections of the blocks' attention too"""
-    lookalikes: int = 2400
-    """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
     most_left: float = 0.35
     """share of its identity that held-back views of each requested concept may still show"""
     most_retained: float = 0.3

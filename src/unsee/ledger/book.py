@@ -35,7 +35,7 @@ from unsee.vision.patch import Patch
 
 BASE, STATE, TURNS, WORK, LOCK = "base.safetensors", "state", "turns", "work", "lock"
 SHARE = "share.safetensors"
-UNSAID = {"attention": True, "lookalikes": 0}  # settings that older ledgers do not name, and what they did
+UNSAID = {"attention": True}  # settings that older ledgers do not name, and what they did
 
 
 class Ledger:
