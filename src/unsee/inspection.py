@@ -117,7 +117,7 @@ def inspect(model: str, revision: str | None, trust: bool, depth: float = Forget
     (pixels,) = visual.pixels([grey])
     try:
         traced = follow(visual, pixels)
-    except (RuntimeError, NotImplementedError):  # shapes hang on values: its weights are needed
+    except RuntimeError:  # shapes hang on values: its weights are needed
         traced = follow(load_visual(model, revision, trust), pixels)
     return Inspection(checkpoint, visual, traced, upper_layers(traced.linears, depth), depth, speed())
 

@@ -41,7 +41,7 @@ VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
 ALIKE = 0.7  # of a concept's identity: what 19 of 20 of its own views show; a neutral image that does shows it too
 DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
-ALIKE_VIEWS = 2  # of each that looks like one to forget
+LOOKALIKE_VIEWS = 2  # of each that looks like one to forget
 ATTENTION = re.compile("attn|attention")  # in the name of a layer that belongs to it
 ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
 OPENED = 64  # images, altered copies among them, that are open at a time
@@ -99,17 +99,17 @@ def prepare(
             if recorder:
                 recorded.append(replace(recorder.moments(at_base), replay=_distribution(upper, shown[kind])))
         moments = recorded[0]
-        neutral, retain, alike = shown["neutral"], shown["retain"], Images([], [])
-        if ((config.replay and not retain.pixels) or config.lookalikes) and _fits(upper, moments, train):
+        neutral, retain, near = shown["neutral"], shown["retain"], Images([], [])
+        if (config.lookalikes or (config.replay and not retain.pixels)) and _fits(upper, moments, train):
             retain = retain if retain.pixels else drawn(upper, moments, train, config)
-            alike = lookalikes(upper, moments, train, config)
+            near = lookalikes(upper, moments, train, config)
     if neutral.pixels and not reference:
         neutral = _others(neutral, Region(config.region, train, neutral, retain))
     if folder:
         moments = moments.on_disk(folder / MOMENTS)
     sets, dtypes = (train, check, neutral, retain), _stored(visual, trained)
     started = {n: base[n].to(m.weight.device) for n, m in layers.items()} if base else None
-    return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs, alike)
+    return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs, near)
 
 
 @contextmanager
@@ -363,8 +363,8 @@ def lookalikes(upper: Upper, moments: Moments, forget: Images, config: ForgetCon
     for concept, pixels in zip(forget.concepts, forget.pixels, strict=True):
         shown.setdefault(concept, []).append(pixels[HIDDEN]().float())
     near = torch.stack([torch.stack(views).mean(0).cpu() for views in shown.values()])
-    some = moments.replay.draw(-(-config.lookalikes // ALIKE_VIEWS), ALIKE_VIEWS, config.seed, near)
-    return _entering(upper, some, ALIKE_VIEWS, forget, "alike")
+    some = moments.replay.draw(-(-config.lookalikes // LOOKALIKE_VIEWS), LOOKALIKE_VIEWS, config.seed, near)
+    return _entering(upper, some, LOOKALIKE_VIEWS, forget, "lookalike")
 
 
 def _entering(upper: Upper, drawn: Tensor, views: int, like: Images, name: str) -> Images:

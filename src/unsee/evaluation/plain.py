@@ -28,7 +28,7 @@ GROWING = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids",
 CHECKED = ("What is this ?", "What can be seen in this picture ? Answer in one word .")
 OPTIONS = ("a cat", "the house of a friend", "no")
 # What families raise that do not take image features, or a mask of blocks, or whose processor cuts images its own way.
-UNABLE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError)
+UNABLE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 
 
 def worded(processor: Any, prompt: Prompt) -> str:

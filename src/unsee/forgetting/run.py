@@ -61,7 +61,7 @@ class Module(Protocol):
 class Forgetting:
     """The loop. ``forget`` is trained on; ``check`` (held-back and augmented views) only tells when to stop.
 
-    ``alike``: drawn images that are to stay as retained ones are, and tell nothing of how concepts differ.
+    ``lookalikes``: drawn images that are to stay as retained ones are, and tell nothing of how concepts differ.
     ``dtypes``: in which a layer's weight will be stored, where that is not float32. ``inputs``: tell the request from
     others, so that only itself resumes from its checkpoint.
     """
@@ -81,7 +81,7 @@ class Forgetting:
         reference: Sequence[Tensor] = (),
         dtypes: Mapping[str, torch.dtype] | None = None,
         inputs: Sequence[str] = (),
-        alike: Images | None = None,
+        lookalikes: Images | None = None,
     ) -> None:
         self.module, self.layers, self.config = module, layers, config
         self.forget, self.check, self.neutral, self.retain = forget, check, neutral, retain
@@ -90,9 +90,9 @@ class Forgetting:
         self.base = base or self.start
         self.settled = settled or penalty.Settled.empty()
         self.reference, self.inputs = reference, inputs
-        self.alike, self.stay = alike or Images([], []), Images([], [])
+        self.lookalikes, self.stay = lookalikes or Images([], []), Images([], [])
         self.stay += retain
-        self.stay += self.alike
+        self.stay += self.lookalikes
         self.history: resume.History = []
         self.region = Region(config.region, forget, neutral, retain, reference)
         self._prepare_constraint()
@@ -137,7 +137,7 @@ class Forgetting:
         images = (self.forget, self.check, self.neutral, self.retain if retain is None else retain)
         return Forgetting(
             self.module, layers, *images, self.moments, config, self.base, self.settled, self.reference, self.dtypes,
-            self.inputs, self.alike,
+            self.inputs, self.lookalikes,
         )  # fmt: skip
 
     def gradients(self, step: int) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def trace(visual: Visual, pixels: Pixels) -> Trace:
     skeleton = Visual(skeleton_of(_own_class(model), config), visual.image_processor)
     try:
         return follow(skeleton, pixels)
-    except (RuntimeError, NotImplementedError):  # shapes hang on values that the meta device does not have
+    except RuntimeError:  # shapes hang on values that the meta device does not have
         return follow(visual, pixels)
 
 
