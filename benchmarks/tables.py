@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
+SEQUENCES = {"statistics": BLUE, "images": GREEN, "unsettled": GOLD, "free": GREY}
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
 SHORT = {  # columns of the comparison in the README, of each study
     "score": "score", "forget_names": "forgotten names", "retained": "retained", "heldout": "held-out",
@@ -332,9 +333,8 @@ def sequences_picture() -> None:
         for run, style in zip(runs, ("-", "--", ":"), strict=False):
             looks = run["others"]
             kept = [100 * look["retain"] for look in looks]
-            colour = BLUE if form == "statistics" else GREEN if form == "images" else GREY
             label = form if run is runs[0] else ""
-            curves.plot([look["after"] for look in looks], kept, style, color=colour, label=label)
+            curves.plot([look["after"] for look in looks], kept, style, color=SEQUENCES[form], label=label)
     figure.colorbar(image, ax=maps, label="names still given, %", shrink=0.7)
     curves.set(title="who stays", xlabel="requests", ylabel="names given, %", ylim=(0, 102))
     curves.grid(alpha=0.2)
