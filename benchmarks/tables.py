@@ -31,10 +31,11 @@ SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
 SEQUENCES = {"statistics": BLUE, "images": GREEN, "unsettled": GOLD, "free": GREY}
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
-SHORT = {  # columns of the comparison in the README, of each study
+SHORT = {  # columns of the comparison in the README
     "score": "score", "forget_names": "forgotten names", "retained": "retained", "heldout": "held-out",
     "attributes": "attributes", "text": "text", "misnamed": "misnamed",
 }  # fmt: skip
+SHORTER = ("score", "forget_names", "heldout", "text")  # of every study but the first
 COLUMNS = {
     "forget_names": "forgotten: names", "forget_facts": "facts", "forget_unknown": "“unknown”",
     "forget_attributes": "attributes", "retain_names": "retained: names", "retain_facts": "facts",
@@ -281,8 +282,8 @@ def rivals_short() -> str:
     if not (studies := compared()):
         return ""
     rows = {name: {row.model: row.cells for row in table.rows} for name, (_, table) in studies.items()}
-    first = next(iter(rows.values()))
-    shown = [(name, key) for name, of in rows.items() for key in SHORT if any(key in cells for cells in of.values())]
+    head, first = next(iter(rows.items()))
+    shown = [(name, key) for name in rows for key in (SHORT if name == head else SHORTER)]
     heads = [f"{_study(name)}: score" if key == "score" else SHORT[key] for name, key in shown]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for model in first:

@@ -95,6 +95,8 @@ class LedgerConfig(ForgetConfig):
     """weight that holds forget images to their targets, which keep what else is visible"""
     keep: float = 100.0
     """weight of the drift of neutral and retained images' features"""
+    lookalikes: int = 1200
+    """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
     penalty: float = 3.0
     """weight of the cumulative penalty; with --stop above 0 halved as often as the target would not leave in time"""
     attention: bool = False

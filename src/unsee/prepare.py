@@ -39,7 +39,7 @@ MOMENTS = "moments.safetensors"  # file of a request that runs
 HELD_BACK, MOST_HELD_BACK = 0.2, 5  # share and number of a concept's images that only tell when it is forgotten
 VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
-ALIKE = 0.7  # of a concept's identity: what 19 of 20 of its own views show; a neutral image that does shows it too
+ALIKE = 0.7  # of a concept's identity: what 19 of 20 of its own views show; another image that does shows it too
 DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
 LOOKALIKE_VIEWS = 2  # of each that looks like one to forget
 ATTENTION = re.compile("attn|attention")  # in the name of a layer that belongs to it
@@ -103,8 +103,10 @@ def prepare(
         if (config.lookalikes or (config.replay and not retain.pixels)) and _fits(upper, moments, train):
             retain = retain if retain.pixels else drawn(upper, moments, train, config)
             near = lookalikes(upper, moments, train, config)
-    if neutral.pixels and not reference:
-        neutral = _others(neutral, Region(config.region, train, neutral, retain))
+    if near.pixels or (neutral.pixels and not reference):
+        region = Region(config.region, train, neutral, retain, aims)
+        near = _others(near, region)
+        neutral = neutral if reference else _unlike(neutral, region)
     if folder:
         moments = moments.on_disk(folder / MOMENTS)
     sets, dtypes = (train, check, neutral, retain), _stored(visual, trained)
@@ -324,14 +326,20 @@ def _probe(visual: Visual, concepts: Sequence[Concept]) -> list[Pixels]:
     return visual.pixels(load_all([i for c in concepts for i in c.images][:2]))
 
 
-def _others(neutral: Images, region: Region) -> Images:
-    """Neutral images but those that show a concept to forget, which would hold it in place."""
-    other = (region.shown(neutral).amax(1) <= ALIKE).nonzero()[:, 0].tolist()
-    if not other:
+def _others(images: Images, region: Region) -> Images:
+    """``images`` but those that show a concept to forget, which would hold it in place."""
+    other = (region.shown(images).amax(1) <= ALIKE).nonzero()[:, 0].tolist() if images.pixels else []
+    return Images(*([part[i] for i in other] for part in (images.pixels, images.concepts, images.before)))
+
+
+def _unlike(neutral: Images, region: Region) -> Images:
+    """The same of neutral images, which somebody gave."""
+    others = _others(neutral, region)
+    if neutral.pixels and not others.pixels:
         raise UnseeError("every neutral image looks like a concept to forget. Give images of others (--neutral DIR).")
-    if len(other) < len(neutral):
-        say(f"{len(neutral) - len(other)} of {len(neutral)} neutral images look like a concept to forget: left out")
-    return Images(*([part[i] for i in other] for part in (neutral.pixels, neutral.concepts, neutral.before)))
+    if len(others) < len(neutral):
+        say(f"{len(neutral) - len(others)} of {len(neutral)} neutral images look like a concept to forget: left out")
+    return others
 
 
 def _fits(upper: Upper, moments: Moments, like: Images) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unsee.errors import UnseeError
 
-NEAR = (0.4, 0.8)  # of the way from the mean to a concept: where its lookalikes begin and end
+NEAR = (0.5, 0.75)  # of the way from the mean to a concept: where its lookalikes begin and end
 RANK = 256  # directions that are kept of each covariance; up to twice as many are exact
 FLOATS = 2**25  # that they may take; of inputs so large that RANK would take more, fewer are kept
 
