@@ -13,6 +13,7 @@ import torch
 import unsee
 from unsee import ForgetConfig, UnseeError, load_full, load_visual, read_folder
 from unsee.data.study import PeopleStudy
+from unsee.forgetting import replay
 from unsee.forgetting.penalty import Settled, beyond
 from unsee.vision.checkpoint import module_names
 
@@ -114,7 +115,7 @@ def test_statistics_stand_in_for_retained_images(checkpoint, sets, tmp_path):
         unsee.forget(model, processor, **few, statistics=moments)
 
 
-def test_what_is_gone_is_drawn_from_its_statistics(checkpoint, sets, capsys):
+def test_what_is_gone_is_drawn_from_its_statistics(checkpoint, sets, capsys, monkeypatch):
     model, processor = load_full(checkpoint)
     few = {"forget": sets["forget"], "neutral": sets["neutral"]}
     few["statistics"] = unsee.statistics(model, processor, sets["retain"])
@@ -127,6 +128,9 @@ def test_what_is_gone_is_drawn_from_its_statistics(checkpoint, sets, capsys):
     assert last(lookalikes=8, replay=0)["keep"] != last(replay=0)["keep"]
     few["retain"] = sets["retain"]
     assert last(lookalikes=8)["keep"] != last()["keep"] == last(replay=0)["keep"]
+    with monkeypatch.context() as one:  # drawn where the concept is, they show it: none is left
+        one.setattr(replay, "NEAR", (1.0, 1.0))
+        assert last(lookalikes=8) == last()
     del few["retain"]
     assert "nothing can be drawn" not in capsys.readouterr().err
     with pytest.raises(UnseeError, match="Record them with as much depth: unsee statistics --depth 0.6"):
