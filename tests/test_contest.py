@@ -18,6 +18,7 @@ from unsee.comparison import bench
 from unsee.comparison.outcome import Comparison
 from unsee.data.study import study_of
 from unsee.errors import UnseeError
+from unsee.files import locked
 
 DOCUMENT = README.parent / "docs" / "rivals.md"
 FEW = ("--split", "forget_2", "--trials", "2", "--seeds", "2", "--steps", "4", "--batch", "2")
@@ -107,6 +108,15 @@ def test_a_method_is_added_without_running_the_others_again(root, whole, tmp_pat
     after = found(out)
     assert [r for r in after.runs if r.method != "graddiff"] == list(before)
     assert [r.seed for r in after.runs if r.method == "graddiff"] == [0, 1]
+
+
+def test_of_two_comparisons_in_one_folder_the_second_says_so(root, whole, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    with locked(out / "lock", "comparison"):
+        assert main(flags(root, out, "--methods", "ga,graddiff")) == 2
+    assert f"is at work on the comparison '{out}'" in capsys.readouterr().err
+    assert not (out / "runs" / "graddiff-0.json").exists()
 
 
 def test_methods_at_a_time_in_processes_of_their_own_give_the_same(root, whole, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -50,6 +51,32 @@ def new_file(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+@contextmanager
+def locked(path: Path, what: str, shared: bool = False) -> Iterator[None]:
+    """Within: no other process has the lock ``path`` of the ``what`` that its folder is, or only shared ones.
+
+    The system lets go of it when the process ends, however it ends. UnseeError: another has it.
+    """
+    try:
+        file = path.open("r" if shared else "a+")
+    except OSError as error:
+        raise UnseeError(f"cannot lock the {what} '{path.parent}': {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UnseeError(
+                f"another unsee (process {file.read().strip() or 'unknown'}) is at work on the {what} '{path.parent}'. "
+                f"Wait until it is done, then give the same command again."
+            ) from error
+        if not shared:
+            file.truncate(0)
+            file.write(f"{os.getpid()}")
+            file.flush()
+        yield
 
 
 def _beside(path: Path) -> Path:

@@ -23,18 +23,24 @@ from unsee.comparison.bench import Bench, Plan
 from unsee.comparison.outcome import GOLD, REFERENCES, VANILLA, Comparison, Run, Trial
 from unsee.errors import UnseeError
 from unsee.evaluation import statistics
-from unsee.files import write_json
+from unsee.files import locked, write_json
 from unsee.progress import progress, silence
 from unsee.rivals import METHODS
 from unsee.runs import machine
 
-PLAN, CLUSTERS = "plan.json", "clusters.json"
+PLAN, CLUSTERS, LOCK = "plan.json", "clusters.json", "lock"
 LOOK = 30.0  # seconds between two looks at what the workers have done
 
 
 def contest(plan: Plan, methods: Sequence[str], folder: Path, jobs: int = 1) -> None:
-    """Make everything that ``folder`` lacks of the plan. UnseeError: it holds another plan's."""
+    """Make everything that ``folder`` lacks of the plan. UnseeError: it holds another plan's, or another process
+    is at work on it."""
     begin(plan, folder)
+    with locked(folder / LOCK, "comparison"):
+        _go_on(plan, methods, folder, jobs)
+
+
+def _go_on(plan: Plan, methods: Sequence[str], folder: Path, jobs: int) -> None:
     todo = [name for name in (*([GOLD] if plan.gold else []), VANILLA, *methods) if not done(plan, folder, name)]
     with progress("comparing", sum(sum(_pieces(plan, folder, n)) for n in todo)) as tick:
         for note in _worked(plan, folder, todo, jobs):

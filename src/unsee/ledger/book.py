@@ -9,8 +9,6 @@ work/                   where an interrupted turn goes on
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from unsee.concepts import Concept
 from unsee.config import LedgerConfig
 from unsee.data.folder import read_folder
 from unsee.errors import UnseeError
-from unsee.files import new_folder, sha256
+from unsee.files import locked, new_folder, sha256
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled
 from unsee.ledger.body import Body
@@ -55,7 +53,7 @@ class Ledger:
     def alone(self) -> Iterator[None]:
         """Within: no other process writes to this ledger. What is in no use is removed, such as
         what a killed one left half done."""
-        with _locked(self.folder / LOCK):
+        with locked(self.folder / LOCK, "ledger"):
             try:
                 self._sweep()
                 yield
@@ -66,7 +64,7 @@ class Ledger:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Within: nobody writes; others may read too."""
-        with _locked(self.folder / LOCK, shared=True):
+        with locked(self.folder / LOCK, "ledger", shared=True):
             yield
 
     def _sweep(self) -> None:
@@ -221,26 +219,3 @@ def path_of(image: Any) -> Path:
 def place_of(turn: str) -> str:
     """Name of a turn's folder: enough of its patch's id."""
     return turn[:16]
-
-
-@contextmanager
-def _locked(path: Path, shared: bool = False) -> Iterator[None]:
-    """The system lets go of the lock when the process ends, however it ends."""
-    try:
-        file = path.open("r" if shared else "r+")
-    except OSError as error:
-        raise UnseeError(f"cannot lock the ledger '{path.parent}': {error.strerror}.") from error
-    with file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UnseeError(
-                f"another unsee (process {file.read().strip() or 'unknown'}) is at work on the ledger '{path.parent}'. "
-                f"Wait until it is done, then give the same command again."
-            ) from error
-        if not shared:
-            file.truncate(0)
-            file.write(f"{os.getpid()}")
-            file.flush()
-        yield
