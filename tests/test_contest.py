@@ -112,7 +112,7 @@ def test_a_method_is_added_without_running_the_others_again(root, whole, tmp_pat
 
 def test_of_two_comparisons_in_one_folder_the_second_says_so(root, whole, tmp_path, capsys):
     out = tmp_path / "out"
-    shutil.copytree(whole, out)
+    shutil.copytree(whole, out)  # with its lock
     with locked(out / "lock", "comparison"):
         assert main(flags(root, out, "--methods", "ga,graddiff")) == 2
     assert f"is at work on the comparison '{out}'" in capsys.readouterr().err

@@ -57,10 +57,11 @@ def new_file(path: Path | str) -> Iterator[Path]:
 def locked(path: Path, what: str, shared: bool = False) -> Iterator[None]:
     """Within: no other process has the lock ``path`` of the ``what`` that its folder is, or only shared ones.
 
-    The system lets go of it when the process ends, however it ends. UnseeError: another has it.
+    The system lets go of it when the process ends, however it ends. UnseeError: another has it, or there is none: made
+    again while somebody holds one that was removed, it would let in two.
     """
     try:
-        file = path.open("r" if shared else "a+")
+        file = path.open("r" if shared else "r+")
     except OSError as error:
         raise UnseeError(f"cannot lock the {what} '{path.parent}': {error.strerror}.") from error
     with file:

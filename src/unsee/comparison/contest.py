@@ -36,6 +36,7 @@ def contest(plan: Plan, methods: Sequence[str], folder: Path, jobs: int = 1) -> 
     """Make everything that ``folder`` lacks of the plan. UnseeError: it holds another plan's, or another process
     is at work on it."""
     begin(plan, folder)
+    (folder / LOCK).touch()  # a comparison begun before there were locks has none
     with locked(folder / LOCK, "comparison"):
         _go_on(plan, methods, folder, jobs)
 
