@@ -315,3 +315,13 @@ def test_statistics_that_are_not_there(tmp_path, capsys):
     flags = ["add-statistics", tmp_path / "x", tmp_path / "y", "--out", tmp_path / "z"]
     assert "there is no file" in refused(capsys, flags, tmp_path / "z")
     assert "Give at least 2" in refused(capsys, flags[:2] + flags[3:], tmp_path / "z")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["forget", "--help"]])
+def test_what_nobody_reads_ends_without_a_traceback(args):
+    with subprocess.Popen(
+        [sys.executable, "-m", "unsee", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 141

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 # the same command again goes on where it was stopped
 RESUME = ("forget", "finetune", "evaluate", "compare", "requests run", "requests replay")
+UNREAD = 141  # exit code, a shell's for SIGPIPE
 SHARED = ("forget", "statistics", "evaluate")  # several processes can do them together
 CONFIG_HELP = "--config FILE reads flags from a YAML file, such as the config.yaml of a run; flags given beside it win."
 
@@ -72,7 +74,13 @@ def main(args: Sequence[str] | None = None) -> int:
 def _answer(given: list[str]) -> int:
     try:
         processes.meet()
-        return _run(given)
+        code = _run(given)
+        sys.stdout.flush()  # what nobody reads is found out here, not while Python ends
+        return code
+    except BrokenPipeError:
+        if not _unread():  # it was another pipe
+            raise
+        return UNREAD
     except UnseeError as error:
         if processes.speaks():
             Console(stderr=True).print(Text("error: ", "bold red") + Text(str(error)), soft_wrap=True)
@@ -81,6 +89,16 @@ def _answer(given: list[str]) -> int:
         again = "run the same command again to resume" if _name(given) in RESUME else "nothing was written"
         say(f"\nstopped; {again}")
         return processes.INTERRUPTED
+
+
+def _unread() -> bool:
+    """Whether what is printed is read no further, as by ``unsee … | head``; if so, the rest goes nowhere."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _run(given: list[str]) -> int:
