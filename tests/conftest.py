@@ -77,12 +77,13 @@ def make_images():
 
 @pytest.fixture
 def defaults(monkeypatch):
-    """Changes defaults of ForgetConfig while a test runs."""
-    from unsee.config import ForgetConfig
+    """Changes defaults of ForgetConfig and LedgerConfig while a test runs."""
+    from unsee.config import ForgetConfig, LedgerConfig
 
     def change(**settings: object) -> None:
-        names, now = ForgetConfig.__dataclass_fields__, ForgetConfig.__init__.__defaults__
-        changed = tuple(settings.get(n, d) for n, d in zip(names, now, strict=True))
-        monkeypatch.setattr(ForgetConfig.__init__, "__defaults__", changed)
+        for config in (ForgetConfig, LedgerConfig):
+            names, now = config.__dataclass_fields__, config.__init__.__defaults__
+            changed = tuple(settings.get(n, d) for n, d in zip(names, now, strict=True))
+            monkeypatch.setattr(config.__init__, "__defaults__", changed)
 
     return change

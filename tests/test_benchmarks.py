@@ -12,6 +12,7 @@ import pytest
 
 from unsee.data.study import PeopleStudy
 from unsee.evaluation.tasks import Size
+from unsee.vision.patch import fingerprint
 
 MODELS = files("unsee") / "models"
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -27,7 +28,7 @@ def short(monkeypatch, defaults):
     monkeypatch.setattr(PeopleStudy, "neutral", lambda s: neutral(s, 6))
     monkeypatch.setattr("unsee.prepare.ENOUGH", 12)
     monkeypatch.setattr("unsee.prepare.VIEWS", 6)
-    defaults(steps=2, replay=8)
+    defaults(steps=2, replay=8, lookalikes=8)
 
     def load(name: str):
         module = importlib.import_module(name)
@@ -105,15 +106,50 @@ def test_the_rivals_step(short, monkeypatch, tmp_path):
     assert data["ratios"]
 
 
-def test_a_sequence_of_requests(short, monkeypatch, tmp_path):
+@pytest.fixture
+def six_people(monkeypatch):
+    """In the study of people, and two held out."""
+
     def few(study: PeopleStudy) -> None:
         begin(study)
         study.taught, study.held_out = study.taught[:6], study.held_out[:2]
 
     begin = PeopleStudy.__init__
     monkeypatch.setattr(PeopleStudy, "__init__", few)
+
+
+def test_a_sequence_of_requests(short, monkeypatch, tmp_path, six_people):
     flags = ("--form", "statistics", "--requests", "2", "--people", "1")
     data = run(short, monkeypatch, tmp_path, "sequential", *flags)
     assert [len(row) for row in data["matrix"]] == [1, 2]
-    assert data["others"][0] == {"after": 0, "retain": 1, "heldout": 1}
+    assert data["others"][0] == {"after": 0, "retain": 1, "heldout": 1, "text": 1}
     assert data["last"]["names"].keys() == data["last"]["facts"].keys() and len(data["last"]["retain"]) == 4
+
+
+@pytest.mark.parametrize(("form", "kind"), [("statistics", "Ours"), ("po", "Rival")])
+def test_a_sequence_goes_on_where_it_was_stopped(short, monkeypatch, tmp_path, six_people, form, kind):
+    flags = ("--form", form, "--requests", "3", "--people", "1")
+    sequential = short("sequential")
+    monkeypatch.setattr(sequential, "settings", lambda *_: {"steps": 2, "batch": 2})
+    begun, request = [], getattr(sequential, kind).request
+
+    def until(last: int):
+        def one(line, ids, stay):
+            begun.append((ids, fingerprint(line.world.model.state_dict())))
+            if len(stay) == last:
+                raise KeyboardInterrupt
+            return request(line, ids, stay)
+
+        monkeypatch.setattr(getattr(sequential, kind), "request", one)
+
+    until(-1)
+    run(short, monkeypatch, tmp_path, "sequential", *flags)
+    unbroken = begun.copy()
+    begun.clear()
+    until(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(short, monkeypatch, tmp_path, "sequential", *flags)
+    until(-1)
+    run(short, monkeypatch, tmp_path, "sequential", *flags)
+    assert begun == [*unbroken[:2], *unbroken[1:]] and len({weights for _, weights in unbroken}) == 3
+    assert not list(tmp_path.glob("*.state"))

@@ -40,11 +40,20 @@ class Material:
 
 def material(study: Study, split: str, draw: int = 0, seed: int = 0) -> Material:
     """The training side of one request of a study."""
-    forget_ids, retain_ids = study.split(split, draw)
+    return material_of(study, *study.split(split, draw), np.random.default_rng([seed, draw]))
+
+
+def material_of(
+    study: Study,
+    forget_ids: Sequence[str],
+    retain_ids: Sequence[str],
+    rng: np.random.Generator,
+    retained_views: int = RETAIN_VIEWS,
+) -> Material:
+    """The same of any concepts. ``rng`` chooses and orders the questions."""
     forget = study.concepts(forget_ids, FORGET_VIEWS)
-    retain = study.concepts(retain_ids, RETAIN_VIEWS)
+    retain = study.concepts(retain_ids, retained_views)
     neutral = study.neutral()
-    rng = np.random.default_rng([seed, draw])
     return Material(
         Request(forget, retain, neutral),
         _shown(study, forget, rng, ("identity", "fact")),
