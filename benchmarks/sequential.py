@@ -36,6 +36,7 @@ from unsee.evaluation import answer, tasks
 from unsee.files import write_json
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled, beyond
+from unsee.ledger import measure
 from unsee.ledger.state import State
 from unsee.progress import say, silence
 from unsee.rivals.job import Job
@@ -99,6 +100,9 @@ class Ours:
         self.retained: Moments = self.statistics(world.study.concepts(world.study.taught, RETAIN_VIEWS))
         self.base = {n: self.weight(n).clone() for n in self.retained.layers}
         self.settled = Settled.empty()
+        nobody = {q.image.id: q.image for q in world.study.stranger_questions(measure.MOST) if q.image}
+        self.strangers = [*nobody.values()][: measure.MOST]
+        self.before = measure.look(world.visual, list(self.base), self.strangers)
 
     def weight(self, layer: str) -> Tensor:
         return self.world.visual.model.get_submodule(layer).weight.detach()  # type: ignore[return-value]
@@ -111,7 +115,7 @@ class Ours:
         return api.statistics(self.world.model, self.world.processor, concepts, self.config)
 
     def request(self, ids: Sequence[str], stay: Sequence[str]) -> dict[str, Any]:
-        """One turn; what it took."""
+        """One turn; what it took, and what the ledger's gate would judge."""
         study, started = self.world.study, time.process_time()
         now = {n: self.weight(n).clone() for n in self.base}
         self.put(self.base)  # the requested share out of the sums, at the model that these are of
@@ -123,11 +127,15 @@ class Ours:
             self.world.model, self.world.processor, forget=forget, retain=kept, statistics=self.retained,
             neutral=study.neutral(), config=self.config, base=self.base, settled=self.settled,
         )  # fmt: skip
+        delta = {n: self.weight(n) - self.base[n] for n in done.delta}
+        freed = State(self.retained, self.settled, {})
         if self.form in ("statistics", "images"):
-            after = self.statistics(forget)
-            delta = {n: self.weight(n) - self.base[n] for n in done.delta}
-            self.settled = self.settled + Settled.one(delta, beyond(after, self.retained, delta))
-        return {"steps": len(done.history), "left": max(done.left.values()), "seconds": time.process_time() - started}
+            settled = Settled.one(delta, beyond(self.statistics(forget), self.retained, delta))
+            self.settled = self.settled + settled
+        seconds = time.process_time() - started
+        now_seen = measure.look(self.world.visual, list(delta), self.strangers)
+        judged = measure.figures(freed, self.base, delta, done.left, self.before, now_seen)
+        return {"steps": len(done.history), "seconds": seconds, **judged}
 
     def save(self, path: Path) -> None:
         State(self.retained, self.settled, {n: self.weight(n) for n in self.base}).save(path)
