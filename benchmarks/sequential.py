@@ -17,7 +17,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,10 +92,9 @@ def kind_of(question: Question) -> str:
 class Ours:
     """What is kept from request to request: sums, never an image of a request that is over."""
 
-    def __init__(self, world: World, form: str, bf16: bool) -> None:
-        self.world, self.form, self.config = world, form, LedgerConfig(bf16=bf16)
-        if form == "free":
-            self.config = replace(self.config, constraint="none", replay=0)
+    def __init__(self, world: World, form: str, given: Mapping[str, Any]) -> None:
+        freed = {"constraint": "none", "replay": 0} if form == "free" else {}
+        self.world, self.form, self.config = world, form, LedgerConfig(**{**freed, **given})
         self.retained: Moments = self.statistics(world.study.concepts(world.study.taught, RETAIN_VIEWS))
         self.base = {n: self.weight(n).clone() for n in self.retained.layers}
         self.settled = Settled.empty()
@@ -149,9 +147,9 @@ class Ours:
 class Rival:
     """A method of the comparison, given request after request. It keeps nothing but what is given to it anew."""
 
-    def __init__(self, world: World, name: str, chosen: Mapping[str, Any], order: int, bf16: bool) -> None:
+    def __init__(self, world: World, name: str, given: Mapping[str, Any], order: int) -> None:
         self.world, self.order, self.way = world, order, rivals.method(name)
-        self.config = self.way.settings(**{**chosen, "bf16": bf16, "seed": order})
+        self.config = self.way.settings(**given, seed=order)
         self.pixels: dict[str, Pixels] = {}
 
     def request(self, ids: Sequence[str], stay: Sequence[str]) -> dict[str, Any]:
@@ -176,11 +174,11 @@ def settings(study: str, shape: str, name: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    world = World(args)
+    world, given = World(args), {"bf16": args.bf16} | json.loads(args.config)
     if args.form in OURS:
-        line: Ours | Rival = Ours(world, args.form, args.bf16)
+        line: Ours | Rival = Ours(world, args.form, given)
     else:
-        line = Rival(world, args.form, settings(args.study, args.shape, args.form), args.order, args.bf16)
+        line = Rival(world, args.form, settings(args.study, args.shape, args.form) | given, args.order)
     turns = [world.order[args.people * k : args.people * (k + 1)] for k in range(args.requests)]
     out, asked_for = Path(args.out), [c for turn in turns for c in turn]
     found: dict[str, Any] = {"turns": [], "matrix": [], "others": [], "last": {}}
@@ -230,7 +228,8 @@ def summary(args: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
     best = [min(row[i] for row in matrix[i:]) for i in range(len(matrix))]
     rebound = max((matrix[-1][i] - best[i] for i in range(len(matrix))), default=0.0)
     command = "python benchmarks/sequential.py " + " ".join(sys.argv[1:])
-    told = {"study": args.study, "shape": args.shape, "form": args.form, "order": args.order, "people": args.people}
+    told = {name: getattr(args, name) for name in ("study", "shape", "form", "order", "people")}
+    told |= {"config": json.loads(args.config)}
     return found | told | {"commit": args.at, "rebound": rebound, "command": command}
 
 
@@ -244,6 +243,7 @@ def main() -> None:
     parser.add_argument("--order", type=int, default=0)
     parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--people", type=int, default=2, help="concepts that are asked for together")
+    parser.add_argument("--config", default="{}", help="JSON: other settings than the defaults, or than were tuned")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 products")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -21,7 +21,7 @@ from unsee.comparison.plots import paretos
 from unsee.comparison.table import table as side_by_side
 from unsee.evaluation.statistics import share
 from unsee.evaluation.table import Table
-from unsee.report.plots import BLUE, GOLD, GREEN, GREY
+from unsee.report.plots import BLUE, GOLD, GREEN, GREY, RED
 from unsee.rivals import METHODS
 from unsee.vision.families import FAMILIES
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
-SEQUENCES = {"statistics": BLUE, "images": GREEN, "unsettled": GOLD, "free": GREY}
+SEQUENCES = ("statistics", "images", "unsettled", "free")
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
 SHORT = {  # columns of the comparison in the README
     "score": "score", "forget_names": "forgotten names", "retained": "retained", "heldout": "held-out",
@@ -306,67 +306,119 @@ def rivals_full() -> str:
     return "\n\n".join(parts)
 
 
-def in_sequence() -> dict[tuple[str, int, int], list[dict[str, Any]]]:
-    """Results of ``sequential.py`` by form, requests and people in each: an order each."""
-    found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+def in_sequence() -> dict[Line, list[dict[str, Any]]]:
+    """Results of ``sequential.py``, an order each: ours as they are, ours with other settings, rivals; people first."""
+    found: dict[Line, list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("sequential-*.json")):
         data = _result(path.stem)
-        found.setdefault((data["form"], len(data["turns"]), data["people"]), []).append(data)
-    return found
+        study, config = data.get("study", "people"), json.dumps(data.get("config", {}))
+        found.setdefault(Line(study, data["form"], len(data["turns"]), data["people"], config), []).append(data)
+    forms = [*SEQUENCES, *METHODS]
+    return {
+        line: found[line]
+        for line in sorted(found, key=lambda n: (n.study != "people", n.config != "{}", forms.index(n.form), *n))
+    }
+
+
+class Line(NamedTuple):
+    """One requests after another: what is the same in all orders."""
+
+    study: str
+    form: str
+    requests: int
+    people: int
+    config: str
+
+    @property
+    def title(self) -> str:
+        return self.form if self.form in SEQUENCES else METHODS[self.form].title
 
 
 def sequences_picture() -> None:
     """docs/sequences.png: who comes back after which request, and who stays, the forms that came one after another."""
-    found = {form: runs for (form, requests, _), runs in in_sequence().items() if requests > 1}
-    if not found:
+    found = {line: runs for line, runs in in_sequence().items() if line.requests > 1 and line.config == "{}"}
+    ours = {line: line.form in SEQUENCES and line.people > 1 and line.study == "people" for line in found}
+    rival = {line: line.form not in SEQUENCES for line in found}
+    groups = {
+        "": [line for line in found if ours[line]],
+        "rivals": [line for line in found if rival[line]],
+        "others": [line for line in found if not ours[line] and not rival[line]],
+    }
+    rows = [lines for lines in groups.values() if lines]
+    if not rows:
         return
-    figure = Figure(figsize=(4.3 * (len(found) + 1), 4), layout="constrained")
-    *maps, curves = figure.subplots(1, len(found) + 1)
-    for axes, (form, runs) in zip(maps, found.items(), strict=True):
-        rows = runs[0]["matrix"]
-        shown = [[100 * v for v in row] + [math.nan] * (len(rows) - len(row)) for row in rows]
-        image = axes.imshow(
-            shown, cmap="magma_r", vmin=0, vmax=100, extent=(0.5, len(rows) + 0.5, len(rows) + 0.5, 0.5)
-        )
-        axes.set(title=form, xlabel="request", ylabel="asked after request")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        for run, style in zip(runs, ("-", "--", ":"), strict=False):
-            looks = run["others"]
-            kept = [100 * look["retain"] for look in looks]
-            label = form if run is runs[0] else ""
-            curves.plot([look["after"] for look in looks], kept, style, color=SEQUENCES[form], label=label)
-    figure.colorbar(image, ax=maps, label="names still given, %", shrink=0.7)
-    curves.set(title="who stays", xlabel="requests", ylabel="names given, %", ylim=(0, 102))
-    curves.grid(alpha=0.2)
-    curves.legend(loc="lower left")
-    figure.savefig(ROOT / "docs" / "sequences.png", dpi=110, metadata={"Software": None})
+    wide = max(len(lines) for lines in rows)
+    figure = Figure(figsize=(3.6 * (wide + 1), 3.6 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), wide + 1, squeeze=False)
+    for (*maps, curves), lines in zip(grid, rows, strict=True):
+        for axes in maps[len(lines) :]:
+            axes.set_axis_off()
+        for axes, line, color in zip(maps, lines, (BLUE, GREEN, GOLD, GREY, RED, "black"), strict=False):
+            title = line.title + (f", {line.study}" if line.study != "people" else "")
+            title += f", {line.requests} of {line.people}" if line.people == 1 else ""
+            image = _heat(axes, found[line][0]["matrix"], title)
+            for run, style in zip(found[line], ("-", "--", ":"), strict=False):
+                kept = [100 * look["retain"] for look in run["others"]]
+                label = title if run is found[line][0] else ""
+                curves.plot([look["after"] for look in run["others"]], kept, style, color=color, label=label)
+        curves.set(title="who stays", xlabel="requests", ylabel="names given, %", ylim=(0, 102))
+        curves.grid(alpha=0.2)
+        curves.legend(loc="lower left")
+    figure.colorbar(image, ax=grid[:, :-1], label="names of the forgotten still given, %", shrink=0.7)
+    figure.savefig(ROOT / "docs" / "sequences.png", dpi=100, metadata={"Software": None})
+
+
+def _heat(axes: Any, rows: list[list[float]], title: str) -> Any:
+    shown = [[100 * v for v in row] + [math.nan] * (len(rows) - len(row)) for row in rows]
+    extent = (0.5, len(rows) + 0.5, len(rows) + 0.5, 0.5)
+    axes.set(title=title, xlabel="request", ylabel="asked after request")
+    image = axes.imshow(shown, cmap="magma_r", vmin=0, vmax=100, extent=extent)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    return image
 
 
 def sequences() -> str:
     """docs/results.md: what ``sequential.py`` measured, the orders of a form together."""
-    found = in_sequence()
-    titles = ("form", "requests", "orders", "forgotten names", "facts", "largest rebound", "attributes", "retained")
-    rows = ["| " + " | ".join((*titles, "held-out", "retained on the way", "time")) + " |", "|---" * 11 + "|"]
-    for (form, requests, people), runs in found.items():
-        ends = (percent(_pooled(runs, k)) for k in ("names", "facts", "attributes", "retain", "heldout"))
-        names, facts, attributes, retained, heldout = ends
-        looks = zip(*([look["retain"] for look in run["others"][1:]] for run in runs), strict=True)
-        way = ", ".join(f"{100 * sum(look) / len(look):.1f}" for look in looks)
-        rebound = max(100 * run["rebound"] for run in runs)
-        seconds = [[turn["seconds"] for turn in run["turns"]] for run in runs]
-        grown = f"{sum(sum(s[-5:]) / sum(s[:5]) for s in seconds) / len(runs):.2f}" if requests > 1 else ""
-        rows.append(
-            f"| {form} | {requests} of {people} | {len(runs)} | {names} | {facts} | {rebound:.1f} | {attributes} | "
-            f"{retained} | {heldout} | {way} | {grown} |"
-        )
-    return "\n\n".join(["\n".join(rows), *(origin(run) for runs in found.values() for run in runs)])
+    found = {line: runs for line, runs in in_sequence().items() if line.config == "{}"}
+    titles = (
+        "form", "requests", "orders", "forgotten names", "facts", "largest rebound", "attributes", "retained",
+        "held-out", "text", "retained on the way", "time",
+    )  # fmt: skip
+    parts = []
+    for study in dict.fromkeys(line.study for line in found):
+        rows = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+        mine = {line: runs for line, runs in found.items() if line.study == study}
+        rows += [_sequence(line, runs) for line, runs in mine.items()]
+        shape = {"people": "People, LLaVA"}.get(study, f"{study.capitalize()}, Qwen2-VL")
+        parts += [f"### {shape}", "\n".join(rows), *(origin(run) for runs in mine.values() for run in runs)]
+    return "\n\n".join(parts)
 
 
-def _pooled(runs: list[dict[str, Any]], figure: str) -> Any:
-    """The mean over all orders at their end, and its interval: people drawn whole."""
+def _sequence(line: Line, runs: list[dict[str, Any]]) -> str:
+    kinds = ("names", "facts", "attributes", "retain", "heldout", "text")
+    names, facts, attributes, retained, heldout, text = (_pooled(runs, kind) for kind in kinds)
+    if line.form in SEQUENCES:
+        text = "unchanged"  # no weight of the language model is
+    looks = [*zip(*([look["retain"] for look in run["others"][1:]] for run in runs), strict=True)]
+    step = math.ceil(len(looks) / 5)
+    way = ", ".join(f"{100 * sum(look) / len(look):.1f}" for look in looks[step - 1 :: step])
+    rebound = ", ".join(f"{100 * run['rebound']:.0f}" for run in runs) if line.requests > 1 else ""
+    seconds = [[turn["seconds"] for turn in run["turns"]] for run in runs]
+    grown = sum(sum(s[-5:]) / sum(s[:5]) for s in seconds) / len(runs)
+    cells = (
+        line.title, f"{line.requests} of {line.people}", len(runs), names, facts, rebound, attributes, retained,
+        heldout, text, way, f"{grown:.2f}" if line.requests > 1 else "",
+    )  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _pooled(runs: list[dict[str, Any]], figure: str) -> str:
+    """The mean over all orders at their end, and its interval: people drawn whole; nothing where none is asked."""
+    if any(figure not in run["last"] for run in runs):
+        return ""
     each = [(value, person) for run in runs for person, value in run["last"][figure].items()]
-    return share([v for v, _ in each], [p for _, p in each])
+    return percent(share([v for v, _ in each], [p for _, p in each]))
 
 
 def methods() -> str:
