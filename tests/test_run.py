@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from unsee.config import ForgetConfig
-from unsee.forgetting.run import CHECK, eased, forgotten_at
+from unsee.forgetting.run import CHECK, PULL, eased, forgotten_at, pulled
 
 CONFIG = ForgetConfig(steps=300, stop=0.3)
 
 
-def history(*left: float) -> list[dict[str, float]]:
-    """A line a step, with a look at the held-back views every CHECK steps."""
+def history(*left: float, most: bool = False) -> list[dict[str, float]]:
+    """A line a step, with a look at the held-back views every CHECK steps; ``most``: at two concepts."""
     lines = [{"step": float(n + 1)} for n in range(len(left) * CHECK)]
     for n, share in enumerate(left, start=1):
-        lines[n * CHECK - 1]["left"] = share
+        lines[n * CHECK - 1] |= {"left": share / 2, "most": share} if most else {"left": share}
     return lines
 
 
@@ -42,3 +42,19 @@ def test_without_a_stop_there_is_no_course():
 def test_the_target_has_left_at_the_first_look_under_the_stop():
     assert forgotten_at(history(0.6, 0.4), CONFIG) == 0
     assert forgotten_at(history(0.6, 0.29, 0.5), CONFIG) == 2 * CHECK
+
+
+@pytest.mark.parametrize(
+    ("most", "looks"),
+    [
+        ((), 0),
+        ((0.9, 0.8), 0),  # on the way: of 150 steps the looks at 20 and 40 do not count
+        ((0.9, 0.8, 0.5), 1),
+        ((0.9, 0.8, 0.3, 0.31, 0.29), 1),
+        ((0.9, 0.8, 0.5, 0.4, 0.35), 3),
+    ],
+)
+def test_the_pull_grows_at_each_look_at_which_a_concept_shows_too_much(most, looks):
+    shown = history(*most, most=True)
+    assert pulled(shown, ForgetConfig(steps=150, leave=0.3)) == PULL**looks
+    assert pulled(shown, ForgetConfig(steps=150)) == 1

@@ -40,6 +40,8 @@ class ForgetConfig:
     """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
     anchor: float = 3.0
     """weight that holds forget images to their targets, which keep what else is visible"""
+    leave: float = 0.0
+    """share of its identity above which a concept's held-back views make --anchor grow, look after look; 0: never"""
     keep: float = 30.0
     """weight of the drift of neutral and retained images' features"""
     penalty: float = 30.0
@@ -93,6 +95,8 @@ class LedgerConfig(ForgetConfig):
     """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
     anchor: float = 10.0
     """weight that holds forget images to their targets, which keep what else is visible"""
+    leave: float = 0.28
+    """share of its identity above which a concept's held-back views make --anchor grow, look after look; 0: never"""
     keep: float = 100.0
     """weight of the drift of neutral and retained images' features"""
     lookalikes: int = 1200

@@ -25,6 +25,7 @@ from unsee.progress import progress
 
 CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
 PACE = 0.25  # of the way since the last look: what each further one is expected to bring
+PULL, LATE = 1.4, 0.4  # how the anchor grows, and the share of the steps after which it may
 
 
 @dataclass
@@ -183,6 +184,7 @@ class Forgetting:
     def _weights(self) -> dict[str, float]:
         config = self.config
         weights = {k: float(getattr(config, k)) for k in ("anchor", "keep", "settled")} | {"forget": 1.0}
+        weights["anchor"] *= pulled(self.history, config)
         return weights | {"penalty": config.penalty * eased(self.history, config)}
 
     def penalty(self) -> Tensor:
@@ -198,12 +200,13 @@ class Forgetting:
         terms = [penalty.settled_penalty(d, self.settled.layer(n, d), self.energy[n]) for n, d in changed.items()]
         return torch.stack(terms).sum()
 
-    def left(self) -> float:
-        """Mean share of their identity that held-back views still show."""
-        return float(self._shown().mean())
+    def _look(self) -> dict[str, float]:
+        """Mean share of their identity that held-back views still show, and the mean of the concept that shows most."""
+        shown = self._shown()
+        return {"left": float(shown.mean()), "most": max(self._by_concept(shown).values())}
 
     def left_of(self) -> dict[str, float]:
-        """The same of each concept."""
+        """Share of its identity that the held-back views of each concept still show."""
         return self._by_concept(self._shown())
 
     def _by_concept(self, shown: Tensor) -> dict[str, float]:
@@ -236,7 +239,7 @@ class Forgetting:
                 self.optimizer.step()
                 line = {"step": step + 1, **{k: v.item() for k, v in terms.items()}}
                 if (step + 1) % CHECK == 0:
-                    line["left"] = processes.from_first(self.left())  # it decides when all end
+                    line |= processes.from_first(self._look())  # it decides how strict, and when all end
                 if watch and (step + 1) % CHECK == 0:
                     line |= watch(step + 1)
                 history.append(line)
@@ -317,6 +320,16 @@ def eased(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
         if now >= config.stop and now - PACE * (before - now) * (looks - n) > config.stop:
             share /= 2
     return share
+
+
+def pulled(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
+    """How many times the anchor weighs: PULL times more after each look at which a concept shows too much.
+
+    What is held pulls back, the more the later a request in a sequence; where that comes to rest hangs on weights.
+    The looks of the first steps do not count, when all are still on their way.
+    """
+    late = [h["most"] for h in history if "most" in h and h["step"] >= LATE * config.steps]
+    return PULL ** sum(most > config.leave for most in late) if config.leave > 0 else 1.0
 
 
 def _end(gone: int, config: ForgetConfig) -> int:

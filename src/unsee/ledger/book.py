@@ -33,7 +33,7 @@ from unsee.vision.patch import Patch
 
 BASE, STATE, TURNS, WORK, LOCK = "base.safetensors", "state", "turns", "work", "lock"
 SHARE = "share.safetensors"
-UNSAID = {"attention": True}  # settings that older ledgers do not name, and what they did
+UNSAID = {"attention": True, "leave": 0.0}  # settings that older ledgers do not name, and what they did
 
 
 class Ledger:
