@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -331,7 +332,7 @@ class Line(NamedTuple):
 
     @property
     def title(self) -> str:
-        return self.form if self.form in SEQUENCES else METHODS[self.form].title
+        return f"unsee, {self.form}" if self.form in SEQUENCES else METHODS[self.form].title
 
 
 def sequences_picture() -> None:
@@ -363,7 +364,7 @@ def sequences_picture() -> None:
                 curves.plot([look["after"] for look in run["others"]], kept, style, color=color, label=label)
         curves.set(title="who stays", xlabel="requests", ylabel="names given, %", ylim=(0, 102))
         curves.grid(alpha=0.2)
-        curves.legend(loc="lower left")
+        curves.legend(loc="best")
     figure.colorbar(image, ax=grid[:, :-1], label="names of the forgotten still given, %", shrink=0.7)
     figure.savefig(ROOT / "docs" / "sequences.png", dpi=100, metadata={"Software": None})
 
@@ -421,6 +422,46 @@ def _pooled(runs: list[dict[str, Any]], figure: str) -> str:
     return percent(share([v for v, _ in each], [p for _, p in each]))
 
 
+EDGES = {  # of the gate's figures
+    "left": (0.2, 0.3, 0.4, 0.5, 0.7),
+    "earlier": (0.01, 0.02, 0.05, 0.1, 0.3),
+    "retained": (0.05, 0.1, 0.2, 0.3, 0.5),
+    "heldout": (0.05, 0.1, 0.2, 0.3, 0.5),
+}
+
+
+def gate() -> str:
+    """docs/requests.md: what the figures that the gate judges went along with, turn by turn, in all runs of people."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in EDGES}
+    for line, runs in in_sequence().items():
+        for run in runs if line.study == "people" and line.form in SEQUENCES else ():
+            _turns(run, found)
+    told = {"left": "the requested", "earlier": "those before", "retained": "who stay", "heldout": "held-out people"}
+    rows = ["| figure | of | turns | names given, % | the most or least |", "|---" * 5 + "|"]
+    for name, both in found.items():
+        worst = max if name in ("left", "earlier") else min
+        for low, high in pairwise((0.0, *EDGES[name], math.inf)):
+            if values := [100 * names for figure, names in both if low <= figure < high]:
+                span = f"{low:g} to {high:g}" if high < math.inf else f"over {low:g}"
+                mean = sum(values) / len(values)
+                rows.append(f"| {name}, {span} | {told[name]} | {len(values)} | {mean:.1f} | {worst(values):.1f} |")
+    return "\n".join(rows)
+
+
+def _turns(run: dict[str, Any], found: dict[str, list[tuple[float, float]]]) -> None:
+    """Adds each turn's figures, and the names of whom they tell."""
+    looks = {look["after"]: look for look in run["others"]}
+    for j, (turn, row) in enumerate(zip(run["turns"], run["matrix"], strict=True)):
+        if "earlier" not in turn:  # of a run before these were noted
+            continue
+        found["left"].append((turn["left"], row[j]))
+        if j:
+            found["earlier"].append((turn["earlier"], sum(row[:j]) / j))
+        if j + 1 in looks:
+            found["retained"].append((turn["retained"], looks[j + 1]["retain"]))
+            found["heldout"].append((turn["heldout"], looks[j + 1]["heldout"]))
+
+
 def methods() -> str:
     """docs/rivals.md: the rows of the methods' table."""
     rows = ["| method | | paper | what trains | what it needs beside the images to forget |", "|---" * 5 + "|"]
@@ -452,6 +493,7 @@ TABLES = [
     ("README.md", "rivals", rivals_short),
     ("docs/results.md", "rivals", rivals_full),
     ("docs/results.md", "sequences", sequences),
+    ("docs/requests.md", "gate", gate),
     ("docs/rivals.md", "methods", methods),
     ("docs/rivals.md", "smallest", smallest),
 ]
