@@ -434,7 +434,7 @@ def gate() -> str:
     """docs/requests.md: what the figures that the gate judges went along with, turn by turn, in all runs of people."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in EDGES}
     for line, runs in in_sequence().items():
-        for run in runs if line.study == "people" and line.form in SEQUENCES else ():
+        for run in runs if line.study == "people" and line.form in SEQUENCES and line.requests > 1 else ():
             _turns(run, found)
     told = {"left": "the requested", "earlier": "those before", "retained": "who stay", "heldout": "held-out people"}
     rows = ["| figure | of | turns | names given, % | the most or least |", "|---" * 5 + "|"]
