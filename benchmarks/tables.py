@@ -364,7 +364,7 @@ def sequences_picture() -> None:
                 curves.plot([look["after"] for look in run["others"]], kept, style, color=color, label=label)
         curves.set(title="who stays", xlabel="requests", ylabel="names given, %", ylim=(0, 102))
         curves.grid(alpha=0.2)
-        curves.legend(loc="best")
+        curves.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
     figure.colorbar(image, ax=grid[:, :-1], label="names of the forgotten still given, %", shrink=0.7)
     figure.savefig(ROOT / "docs" / "sequences.png", dpi=100, metadata={"Software": None})
 
