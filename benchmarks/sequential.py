@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -227,7 +228,7 @@ def summary(args: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
     matrix = found["matrix"]
     best = [min(row[i] for row in matrix[i:]) for i in range(len(matrix))]
     rebound = max((matrix[-1][i] - best[i] for i in range(len(matrix))), default=0.0)
-    command = "python benchmarks/sequential.py " + " ".join(sys.argv[1:])
+    command = "python benchmarks/sequential.py " + shlex.join(sys.argv[1:])
     told = {name: getattr(args, name) for name in ("study", "shape", "form", "order", "people")}
     told |= {"config": json.loads(args.config)}
     return found | told | {"commit": args.at, "rebound": rebound, "command": command}

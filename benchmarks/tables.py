@@ -445,7 +445,8 @@ def gate() -> str:
                 span = f"{low:g} to {high:g}" if high < math.inf else f"over {low:g}"
                 mean = sum(values) / len(values)
                 rows.append(f"| {name}, {span} | {told[name]} | {len(values)} | {mean:.1f} | {worst(values):.1f} |")
-    return "\n".join(rows)
+    loose = [run for line, runs in in_sequence().items() if line.config != "{}" for run in runs]
+    return "\n\n".join(["\n".join(rows), *map(origin, loose)])
 
 
 def _turns(run: dict[str, Any], found: dict[str, list[tuple[float, float]]]) -> None:
