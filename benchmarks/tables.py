@@ -322,7 +322,7 @@ def in_sequence() -> dict[Line, list[dict[str, Any]]]:
 
 
 class Line(NamedTuple):
-    """One requests after another: what is the same in all orders."""
+    """A sequence of requests: what is the same in all its orders."""
 
     study: str
     form: str
@@ -338,20 +338,16 @@ class Line(NamedTuple):
 def sequences_picture() -> None:
     """docs/sequences.png: who comes back after which request, and who stays, the forms that came one after another."""
     found = {line: runs for line, runs in in_sequence().items() if line.requests > 1 and line.config == "{}"}
-    ours = {line: line.form in SEQUENCES and line.people > 1 and line.study == "people" for line in found}
-    rival = {line: line.form not in SEQUENCES for line in found}
-    groups = {
-        "": [line for line in found if ours[line]],
-        "rivals": [line for line in found if rival[line]],
-        "others": [line for line in found if not ours[line] and not rival[line]],
-    }
-    rows = [lines for lines in groups.values() if lines]
+    rows: dict[str, list[Line]] = {}
+    for line in found:
+        other = line.study != "people" or line.people == 1
+        rows.setdefault("rivals" if line.form not in SEQUENCES else "others" if other else "ours", []).append(line)
     if not rows:
         return
-    wide = max(len(lines) for lines in rows)
+    wide = max(map(len, rows.values()))
     figure = Figure(figsize=(3.6 * (wide + 1), 3.6 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), wide + 1, squeeze=False)
-    for (*maps, curves), lines in zip(grid, rows, strict=True):
+    for (*maps, curves), lines in zip(grid, rows.values(), strict=True):
         for axes in maps[len(lines) :]:
             axes.set_axis_off()
         for axes, line, color in zip(maps, lines, (BLUE, GREEN, GOLD, GREY, RED, "black"), strict=False):

@@ -210,13 +210,14 @@ def test_of_released_ones_statistics_serve_or_it_is_refused(ledger, tmp_path, ca
     assert not same(Ledger(ledger).state(), before)
 
 
-def test_an_older_ledger_trains_the_layers_that_it_did(ledger):
+def test_an_older_ledger_does_what_it_did(ledger):
     opened = Ledger(ledger)
     assert not opened.config.attention
-    older = {k: v for k, v in opened.store.get("config").items() if k != "attention"}
+    older = {k: v for k, v in opened.store.get("config").items() if k not in ("attention", "lookalikes", "leave")}
     with opened.alone(), opened.store.writing():
         opened.store.put("config", older)
-    assert Ledger(ledger).config.attention
+    config = Ledger(ledger).config
+    assert config.attention and config.lookalikes == config.leave == 0
 
 
 def test_a_rollback_that_is_stopped_goes_on(root, ledger, tmp_path, monkeypatch, capsys):

@@ -33,7 +33,8 @@ from unsee.vision.patch import Patch
 
 BASE, STATE, TURNS, WORK, LOCK = "base.safetensors", "state", "turns", "work", "lock"
 SHARE = "share.safetensors"
-UNSAID = {"attention": True, "leave": 0.0}  # settings that older ledgers do not name, and what they did
+# settings that older ledgers do not name, and what they did
+UNSAID = {"attention": True, "lookalikes": 0, "leave": 0.0}
 
 
 class Ledger:
