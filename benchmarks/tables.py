@@ -6,31 +6,25 @@ python benchmarks/tables.py
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from functools import cache
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from committed import RESULTS, ROOT, origin, percent, result
+from in_sequence import gate, sequences, sequences_picture
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from unsee.comparison.outcome import Comparison
 from unsee.comparison.page import points
 from unsee.comparison.plots import paretos
 from unsee.comparison.table import table as side_by_side
-from unsee.evaluation.statistics import share
 from unsee.evaluation.table import Table
-from unsee.report.plots import BLUE, GOLD, GREEN, GREY, RED
+from unsee.report.plots import BLUE, GOLD, GREEN, GREY
 from unsee.rivals import METHODS
 from unsee.vision.families import FAMILIES
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
-SEQUENCES = ("statistics", "images", "unsettled", "free")
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
 SHORT = {  # columns of the comparison in the README
     "score": "score", "forget_names": "forgotten names", "retained": "retained", "heldout": "held-out",
@@ -56,11 +50,6 @@ def _title(name: str) -> str:
     what, _, shape = name.partition("-")
     count = what.removeprefix("flags")
     return f"{what if what == count else f'{count} flags'}, {SHAPES[shape]}"
-
-
-def percent(share: dict[str, float]) -> str:
-    value, low, high = (100 * share[k] for k in ("value", "low", "high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def details() -> str:
@@ -89,10 +78,6 @@ def details() -> str:
         parts.append("\n\n".join(("### Trade-off", "![Retained against forgotten names](tradeoff.png)")))
         parts += [origin(data) for data in drawn.values()]
     return "\n\n".join(parts)
-
-
-def origin(data: dict[str, Any]) -> str:
-    return f"`{data['command']}`, commit {data['commit']}."
 
 
 def curves() -> dict[str, dict[str, Any]]:
@@ -199,7 +184,7 @@ def families() -> str:
 
 def sizes() -> str:
     """README.md: what ``realsize.py`` measured."""
-    found = {name: _result(name) for name in sorted(path.stem for path in RESULTS.glob("realsize*.json"))}
+    found = {name: result(name) for name in sorted(path.stem for path in RESULTS.glob("realsize*.json"))}
     rows = ["| checkpoint | on disk | read | inspect | forget: peak memory | over what it needs |", "|---" * 6 + "|"]
     for run in (run for data in found.values() for run in data["runs"]):
         need, forget = run["denominator"], run["forget"]
@@ -214,7 +199,7 @@ def sizes() -> str:
 
 def speed() -> str:
     """What ``speed.py`` measured, in a sentence."""
-    data, null = _result("speed"), _result("speed")["null_spaces"]
+    data, null = result("speed"), result("speed")["null_spaces"]
     share = {name: data[name]["throughput"] for name in ("float32", "bfloat16")}
     shown = {n: f"{100 * s['value']:.0f} % [{100 * s['low']:.0f}, {100 * s['high']:.0f}]" for n, s in share.items()}
     return (
@@ -227,7 +212,7 @@ def speed() -> str:
 
 def rivals() -> str:
     """What ``versus.py`` measured, in a sentence."""
-    data = _result("versus-small")
+    data = result("versus-small")
     ratios, size = data["ratios"]["unsee"], {n: data["parameters"][n] / 1e6 for n in ("visual", "language")}
     plain, again = ({n: r for n, r in ratios.items() if n.endswith("checkpointing") == c} for c in (False, True))
     return (
@@ -241,7 +226,7 @@ def rivals() -> str:
 
 def asking() -> str:
     """docs/evaluation.md: what ``asking.py`` measured, in a sentence."""
-    data = _result("asking")
+    data = result("asking")
     ratio, same = data["ratio"], "the same answers" if data["same_answers"] else "OTHER answers"
     return (
         f"{data['questions']} questions on {data['images']} images, up to {data['tokens']} tokens, a small LLaVA, two "
@@ -255,16 +240,11 @@ def _range(ratios: dict[str, dict[str, float]], what: str) -> str:
     return " to ".join(dict.fromkeys(f"{pick(r[what] for r in ratios.values()):.1f}" for pick in (min, max)))
 
 
-def _result(name: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return data
-
-
 @cache
 def compared() -> dict[str, tuple[Comparison, Table]]:
     """Results of ``rivals.py`` by file name: people, then flags."""
     names = sorted((p.stem for p in RESULTS.glob("compare-*.json")), key=lambda n: ("people" not in n, n))
-    found = {name: Comparison.from_json(_result(name)) for name in names}
+    found = {name: Comparison.from_json(result(name)) for name in names}
     return {name: (comparison, side_by_side(comparison)) for name, comparison in found.items()}
 
 
@@ -305,158 +285,6 @@ def rivals_full() -> str:
     for name, (found, table) in compared().items():
         parts += [f"### {_study(name)}", table.markdown(), origin(vars(found))]
     return "\n\n".join(parts)
-
-
-def in_sequence() -> dict[Line, list[dict[str, Any]]]:
-    """Results of ``sequential.py``, an order each: ours as they are, ours with other settings, rivals; people first."""
-    found: dict[Line, list[dict[str, Any]]] = {}
-    for path in sorted(RESULTS.glob("sequential-*.json")):
-        data = _result(path.stem)
-        study, config = data.get("study", "people"), json.dumps(data.get("config", {}))
-        found.setdefault(Line(study, data["form"], len(data["turns"]), data["people"], config), []).append(data)
-    forms = [*SEQUENCES, *METHODS]
-    return {
-        line: found[line]
-        for line in sorted(found, key=lambda n: (n.study != "people", n.config != "{}", forms.index(n.form), *n))
-    }
-
-
-class Line(NamedTuple):
-    """A sequence of requests: what is the same in all its orders."""
-
-    study: str
-    form: str
-    requests: int
-    people: int
-    config: str
-
-    @property
-    def title(self) -> str:
-        return f"unsee, {self.form}" if self.form in SEQUENCES else METHODS[self.form].title
-
-
-def sequences_picture() -> None:
-    """docs/sequences.png: who comes back after which request, and who stays, the forms that came one after another."""
-    found = {line: runs for line, runs in in_sequence().items() if line.requests > 1 and line.config == "{}"}
-    rows: dict[str, list[Line]] = {}
-    for line in found:
-        other = line.study != "people" or line.people == 1
-        rows.setdefault("rivals" if line.form not in SEQUENCES else "others" if other else "ours", []).append(line)
-    if not rows:
-        return
-    wide = max(map(len, rows.values()))
-    figure = Figure(figsize=(3.6 * (wide + 1), 3.6 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), wide + 1, squeeze=False)
-    for (*maps, curves), lines in zip(grid, rows.values(), strict=True):
-        for axes in maps[len(lines) :]:
-            axes.set_axis_off()
-        for axes, line, color in zip(maps, lines, (BLUE, GREEN, GOLD, GREY, RED, "black"), strict=False):
-            title = line.title + (f", {line.study}" if line.study != "people" else "")
-            title += f", {line.requests} of {line.people}" if line.people == 1 else ""
-            image = _heat(axes, found[line][0]["matrix"], title)
-            for run, style in zip(found[line], ("-", "--", ":"), strict=False):
-                kept = [100 * look["retain"] for look in run["others"]]
-                label = title if run is found[line][0] else ""
-                curves.plot([look["after"] for look in run["others"]], kept, style, color=color, label=label)
-        curves.set(title="who stays", xlabel="requests", ylabel="names given, %", ylim=(0, 102))
-        curves.grid(alpha=0.2)
-        curves.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
-    figure.colorbar(image, ax=grid[:, :-1], label="names of the forgotten still given, %", shrink=0.7)
-    figure.savefig(ROOT / "docs" / "sequences.png", dpi=100, metadata={"Software": None})
-
-
-def _heat(axes: Any, rows: list[list[float]], title: str) -> Any:
-    shown = [[100 * v for v in row] + [math.nan] * (len(rows) - len(row)) for row in rows]
-    extent = (0.5, len(rows) + 0.5, len(rows) + 0.5, 0.5)
-    axes.set(title=title, xlabel="request", ylabel="asked after request")
-    image = axes.imshow(shown, cmap="magma_r", vmin=0, vmax=100, extent=extent)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    return image
-
-
-def sequences() -> str:
-    """docs/results.md: what ``sequential.py`` measured, the orders of a form together."""
-    found = {line: runs for line, runs in in_sequence().items() if line.config == "{}"}
-    titles = (
-        "form", "requests", "orders", "forgotten names", "facts", "largest rebound", "attributes", "retained",
-        "held-out", "text", "retained on the way", "time",
-    )  # fmt: skip
-    parts = []
-    for study in dict.fromkeys(line.study for line in found):
-        rows = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
-        mine = {line: runs for line, runs in found.items() if line.study == study}
-        rows += [_sequence(line, runs) for line, runs in mine.items()]
-        shape = {"people": "People, LLaVA"}.get(study, f"{study.capitalize()}, Qwen2-VL")
-        parts += [f"### {shape}", "\n".join(rows), *(origin(run) for runs in mine.values() for run in runs)]
-    return "\n\n".join(parts)
-
-
-def _sequence(line: Line, runs: list[dict[str, Any]]) -> str:
-    kinds = ("names", "facts", "attributes", "retain", "heldout", "text")
-    names, facts, attributes, retained, heldout, text = (_pooled(runs, kind) for kind in kinds)
-    if line.form in SEQUENCES:
-        text = "unchanged"  # no weight of the language model is
-    looks = [*zip(*([look["retain"] for look in run["others"][1:]] for run in runs), strict=True)]
-    step = math.ceil(len(looks) / 5)
-    way = ", ".join(f"{100 * sum(look) / len(look):.1f}" for look in looks[step - 1 :: step])
-    rebound = ", ".join(f"{100 * run['rebound']:.0f}" for run in runs) if line.requests > 1 else ""
-    seconds = [[turn["seconds"] for turn in run["turns"]] for run in runs]
-    grown = sum(sum(s[-5:]) / sum(s[:5]) for s in seconds) / len(runs)
-    cells = (
-        line.title, f"{line.requests} of {line.people}", len(runs), names, facts, rebound, attributes, retained,
-        heldout, text, way, f"{grown:.2f}" if line.requests > 1 else "",
-    )  # fmt: skip
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def _pooled(runs: list[dict[str, Any]], figure: str) -> str:
-    """The mean over all orders at their end, and its interval: people drawn whole; nothing where none is asked."""
-    if any(figure not in run["last"] for run in runs):
-        return ""
-    each = [(value, person) for run in runs for person, value in run["last"][figure].items()]
-    return percent(share([v for v, _ in each], [p for _, p in each]))
-
-
-EDGES = {  # of the gate's figures
-    "left": (0.2, 0.3, 0.4, 0.5, 0.7),
-    "earlier": (0.01, 0.02, 0.05, 0.1, 0.3),
-    "retained": (0.05, 0.1, 0.2, 0.3, 0.5),
-    "heldout": (0.05, 0.1, 0.2, 0.3, 0.5),
-}
-
-
-def gate() -> str:
-    """docs/requests.md: what the figures that the gate judges went along with, turn by turn, in all runs of people."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in EDGES}
-    for line, runs in in_sequence().items():
-        for run in runs if line.study == "people" and line.form in SEQUENCES and line.requests > 1 else ():
-            _turns(run, found)
-    told = {"left": "the requested", "earlier": "those before", "retained": "who stay", "heldout": "held-out people"}
-    rows = ["| figure | of | turns | names given, % | the most or least |", "|---" * 5 + "|"]
-    for name, both in found.items():
-        worst = max if name in ("left", "earlier") else min
-        for low, high in pairwise((0.0, *EDGES[name], math.inf)):
-            if values := [100 * names for figure, names in both if low <= figure < high]:
-                span = f"{low:g} to {high:g}" if high < math.inf else f"over {low:g}"
-                mean = sum(values) / len(values)
-                rows.append(f"| {name}, {span} | {told[name]} | {len(values)} | {mean:.1f} | {worst(values):.1f} |")
-    loose = [run for line, runs in in_sequence().items() if line.config != "{}" for run in runs]
-    return "\n\n".join(["\n".join(rows), *map(origin, loose)])
-
-
-def _turns(run: dict[str, Any], found: dict[str, list[tuple[float, float]]]) -> None:
-    """Adds each turn's figures, and the names of whom they tell."""
-    looks = {look["after"]: look for look in run["others"]}
-    for j, (turn, row) in enumerate(zip(run["turns"], run["matrix"], strict=True)):
-        if "earlier" not in turn:  # of a run before these were noted
-            continue
-        found["left"].append((turn["left"], row[j]))
-        if j:
-            found["earlier"].append((turn["earlier"], sum(row[:j]) / j))
-        if j + 1 in looks:
-            found["retained"].append((turn["retained"], looks[j + 1]["retain"]))
-            found["heldout"].append((turn["heldout"], looks[j + 1]["heldout"]))
 
 
 def methods() -> str:
