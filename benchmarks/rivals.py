@@ -19,7 +19,7 @@ from pathlib import Path
 from unsee.files import write_json
 
 ROOT = Path(__file__).parent.parent
-STEPS = "80"  # of 8 images, on flags: 6 passes over 100 images to forget; one, the default, would be 13 steps
+STEPS = "80"  # of 8 images: 0.64 of a pass over the people to forget, 6 over the flags
 
 
 def flags(study: str, shape: str, root: str) -> list[str]:
@@ -28,8 +28,8 @@ def flags(study: str, shape: str, root: str) -> list[str]:
     models = {"model": f"build/{study}-{shape}", "gold": f"build/{study}-{shape}-gold{count}"}
     given = {} if (study, shape) == ("people", "llava") else models
     if study == "flags":
-        given |= {"data": root, "facts": f"{root}/facts.csv", "recipe": "recipes/flags.yaml", "steps": STEPS}
-    given |= {"split": "forget_10", "out": f"build/compare-{study}{count}-{shape}"}
+        given |= {"data": root, "facts": f"{root}/facts.csv", "recipe": "recipes/flags.yaml"}
+    given |= {"split": "forget_10", "steps": STEPS, "out": f"build/compare-{study}{count}-{shape}"}
     return [part for key, value in given.items() for part in (f"--{key}", value)]
 
 

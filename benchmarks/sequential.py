@@ -35,9 +35,9 @@ from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, Study
 from unsee.evaluation import answer, tasks
 from unsee.files import write_json
 from unsee.forgetting.moments import Moments
-from unsee.forgetting.penalty import Settled, beyond
+from unsee.forgetting.penalty import Settled
 from unsee.ledger import measure
-from unsee.ledger.state import State
+from unsee.ledger.state import Share, State
 from unsee.progress import say, silence
 from unsee.rivals.job import Job
 from unsee.rivals.material import material_of
@@ -129,8 +129,8 @@ class Ours:
         delta = {n: self.weight(n) - self.base[n] for n in done.delta}
         freed = State(self.retained, self.settled, {})
         if self.form in ("statistics", "images"):
-            settled = Settled.one(delta, beyond(self.statistics(forget), self.retained, delta))
-            self.settled = self.settled + settled
+            share = Share(self.statistics(forget), concepts=len(ids))
+            self.settled = self.settled + share.settled(delta, self.retained)
         seconds = time.process_time() - started
         now_seen = measure.look(self.world.visual, list(delta), self.strangers)
         judged = measure.figures(freed, self.base, delta, done.left, self.before, now_seen)

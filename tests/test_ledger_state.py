@@ -85,7 +85,7 @@ def after(count: int) -> State:
     state = State(moments(1, rows=400), Settled.empty(), {})
     for k in range(count):
         patch, changed, seen = turn(k, delta(k))
-        state = state.without(moments(1 + k, rows=2)).settle(patch, changed, seen)
+        state = state.without(moments(1 + k, rows=2)).settle(patch, changed, Share(seen))
     return state
 
 
@@ -104,12 +104,19 @@ def test_a_state_comes_back_and_does_not_grow(tmp_path):
 
 @pytest.mark.parametrize("taken", [None, moments(3)])
 def test_a_share_comes_back(taken, tmp_path):
-    Share(moments(2), taken).save(tmp_path / "a")
+    Share(moments(2), taken, 3).save(tmp_path / "a")
     again = Share.load(tmp_path / "a")
     again.save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert (again.taken is None) == (taken is None)
+    assert (again.taken is None, again.concepts) == (taken is None, 3)
     close(dict(again.after.matrices), dict(moments(2).matrices))
+
+
+def test_each_concept_of_a_request_is_held_alike():
+    one, both = (Share(moments(2), concepts=n).settled(delta(3), moments(1)) for n in (1, 2))
+    for part in ("A", "B", "c"):
+        close({n: 2 * t for n, t in getattr(one, part).items()}, getattr(both, part))
+    assert (one.n, both.n) == (1, 1) and all(float(c) > 0 for c in one.c.values())
 
 
 def test_what_is_no_state_is_refused(tmp_path):

@@ -50,8 +50,8 @@ class ForgetConfig:
     """retained images that are drawn from their statistics where they are gone; 0: none"""
     lookalikes: int = 0
     """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
-    settled: float = 100.0
-    """weight that holds what each earlier request forgot, where there were any"""
+    settled: float = 50.0
+    """weight that holds each concept that earlier requests forgot, where there were any"""
     soft_ratio: float = 0.03
     """soft null space: damping as a share of the mean eigenvalue"""
     hard_rule: Literal["absolute", "ratio", "tail", "cumulative"] = "tail"

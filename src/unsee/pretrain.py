@@ -22,9 +22,10 @@ from unsee.data.banner import Banner
 from unsee.data.images import load_all
 from unsee.progress import progress
 from unsee.vision.attention import attention_for
-from unsee.vision.module import Visual
+from unsee.vision.module import Pixels, Visual
 
 TOKENS = 4  # of each image are read one by one in a step
+AT_ONCE = 1000  # drawings; minutes of them, of which progress tells
 
 
 class Drawn(ImageRef, Protocol):
@@ -94,11 +95,20 @@ def _mean_loss(out: Tensor, sizes: dict[str, int], truth: dict[str, Tensor]) -> 
     return torch.stack(losses).mean()
 
 
+def _drawn(visual: Visual, shown: Sequence[Drawn]) -> list[Pixels]:
+    found: list[Pixels] = []
+    with progress("drawing", len(shown)) as tick:
+        for start in range(0, len(shown), AT_ONCE):
+            found += visual.pixels(load_all(shown[start : start + AT_ONCE]))
+            tick(len(found))
+    return found
+
+
 def pretrain(model: Any, processor: Any, shown: Sequence[Drawn], config: PretrainConfig) -> list[float]:
     """Train the visual module of ``model`` in place; the language model is not used. Returns the losses."""
     torch.manual_seed(config.seed)
     visual = Visual(model, processor)
-    pixels = visual.pixels(load_all(shown))
+    pixels = _drawn(visual, shown)
     truth = _truth(shown)
     tokens, width = visual.features(pixels[:1])[0].shape
     examiner = Examiner(tokens, width, truth)

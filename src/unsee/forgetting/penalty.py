@@ -32,8 +32,9 @@ class SettledLayer(NamedTuple):
 class Settled:
     """What earlier requests left, as sums over requests t with moments S_t and deltas D_t: its size does not grow.
 
-    Per layer, float64: ``A`` = sum S_t [d, d], ``B`` = sum D_t S_t [out, d], ``c`` = sum tr(D_t S_t D_tᵀ) []. ``n``:
-    how many requests. ``Settled.empty()`` is the zero. ``-`` takes a request out again, to rounding.
+    Per layer, float64: ``A`` = sum S_t [d, d], ``B`` = sum D_t S_t [out, d], ``c`` = sum tr(D_t S_t D_tᵀ) [], each S_t
+    as often as its request has concepts. ``n``: how many requests. ``Settled.empty()`` is the zero. ``-`` takes a
+    request out again, to rounding.
     """
 
     A: dict[str, Tensor]
@@ -47,12 +48,13 @@ class Settled:
         return cls({}, {}, {}, 0)
 
     @classmethod
-    def one(cls, delta: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> Settled:
+    def one(cls, delta: Mapping[str, Tensor], means: Mapping[str, Tensor], concepts: int = 1) -> Settled:
         """One request: layer → D [out, d] at its end, and layer → S [d, d], what its images have ``beyond`` others.
 
+        ``concepts``: how many it asked for; each is held alike, whether it was asked for alone or with others.
         UnseeError: the layers or the shapes of the two differ.
         """
-        A = {name: S.detach().to("cpu", torch.float64) for name, S in means.items()}
+        A = {name: concepts * S.detach().to("cpu", torch.float64) for name, S in means.items()}
         D = {name: step.detach().to("cpu", torch.float64) for name, step in delta.items()}
         if A.keys() != D.keys() or any(A[k].shape != (D[k].shape[1],) * 2 for k in D):
             raise UnseeError("a settled request needs, for the same layers, deltas [out, d] and moments [d, d].")

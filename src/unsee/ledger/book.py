@@ -98,7 +98,7 @@ class Ledger:
     def stood(self, state: State, patch: Patch, share: Share) -> State:
         """``state`` with one more turn on it."""
         delta = self.body.delta(state.weights | patch.tensors, list(share.after.layers))
-        return state.without(share.taken).settle(patch, delta, share.after)
+        return state.without(share.taken).settle(patch, delta, share)
 
     @property
     def state_file(self) -> Path:

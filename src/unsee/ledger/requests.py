@@ -163,7 +163,7 @@ def _forget(ledger: Ledger, state: State, batch: list[Entry]) -> None:
     weights = state.weights | result.patch.tensors
     delta = body.delta(weights, list(after.layers))
     figures = measure.figures(freed, body.base, delta, result.left, before, body.look(weights, heldout))
-    share = ledger.put(result.patch, Share(after, taken))
+    share = ledger.put(result.patch, Share(after, taken, len(concepts)))
     shutil.rmtree(ledger.folder / WORK)
     noted: dict[str, Any] = {
         "patch": result.patch.id, "share": share, "figures": figures, "config": asdict(config), "steps":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unsee.errors import UnseeError
-from unsee.forgetting.penalty import Settled, beyond
+from unsee.forgetting.penalty import Settled
 from unsee.ledger import gate, measure
 from unsee.ledger import state as states
 from unsee.ledger.book import Ledger, versions
@@ -76,7 +76,7 @@ def _refit(ledger: Ledger, entry: Entry, turns: Sequence[str], place: int, later
         patch, share = ledger.turn(turn)
         old = ledger.stood(old, patch, share)
         target = ledger.body.delta(old.weights, list(share.after.layers))
-        wanted += Settled.one(target, beyond(share.after, old.retained, target))
+        wanted += share.settled(target, old.retained)
         new = refit(ledger.body, state.without(share.taken), target, share.after, ledger.config)
         done.append((turn, new, ledger.put(new, share)))
         state = ledger.stood(state, new, share)

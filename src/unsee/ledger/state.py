@@ -23,23 +23,29 @@ class Share:
     """What one turn of requests adds to the state and takes from it.
 
     ``after``: moments of its images after forgetting; ``taken``: what the retained sums held of its concepts, None
-    where they held nothing.
+    where they held nothing; ``concepts``: how many it forgot.
     """
 
     after: Moments
     taken: Moments | None = None
+    concepts: int = 1
+
+    def settled(self, delta: Mapping[str, Tensor], retained: Moments) -> Settled:
+        """What it is held by. ``delta``: layer → W − W_base at its end; ``retained``: moments of who stayed then."""
+        return Settled.one(delta, beyond(self.after, retained, delta), self.concepts)
 
     def save(self, path: Path | str) -> None:
         """One safetensors file; the same share gives the same bytes."""
         tensors, info = _joined({"after": self.after.state(), **({"taken": self.taken.state()} if self.taken else {})})
-        save_state(path, "share", tensors, info)
+        save_state(path, "share", tensors, info | {"concepts": self.concepts})
 
     @classmethod
     def load(cls, path: Path | str) -> Share:
         """UnseeError: missing, truncated or another kind of file."""
-        found = _parted(*load_state(path, "share"), path, ("after", "taken"))
+        tensors, info = load_state(path, "share")
+        found = _parted(tensors, info, path, ("after", "taken"))
         taken = Moments.restored(*found["taken"], path) if found["taken"][1] else None
-        return cls(Moments.restored(*found["after"], path), taken)
+        return cls(Moments.restored(*found["after"], path), taken, int(info.get("concepts", 1)))
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,9 @@ class State:
         """The requested concepts' share out of the retained sums: nothing holds them where they are any more."""
         return replace(self, retained=self.retained - taken) if taken else self
 
-    def settle(self, patch: Patch, delta: Mapping[str, Tensor], after: Moments) -> State:
-        """A turn is done. ``delta``: layer → W − W_base now; ``after``: moments of the turn's images now."""
-        settled = self.settled + Settled.one(delta, beyond(after, self.retained, delta))
+    def settle(self, patch: Patch, delta: Mapping[str, Tensor], share: Share) -> State:
+        """A turn is done. ``delta``: layer → W − W_base now."""
+        settled = self.settled + share.settled(delta, self.retained)
         return replace(
             self, settled=settled, weights=self.weights | patch.tensors, turns=(*self.turns, patch.id)
         )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from unsee import prepare
 from unsee.concepts import Concept, ImageRef, Request
-from unsee.forgetting.penalty import Settled, beyond
 from unsee.ledger import measure
 from unsee.ledger import state as states
 from unsee.ledger.book import BASE, Ledger
@@ -29,7 +28,7 @@ def verify(ledger: Ledger) -> dict[str, dict[str, float]]:
             left = _left(ledger, state.without(share.taken), head, entries, shown)
             state = ledger.stood(state, patch, share)
             delta = ledger.body.delta(state.weights, list(share.after.layers))
-            own = Settled.one(delta, beyond(share.after, state.retained, delta))
+            own = share.settled(delta, state.retained)
             again = states.earlier_drift(own, ledger.body.delta(head.weights, list(share.after.layers)))
             found |= {e.id: left | common | {"earlier": again} for e in entries}
         with ledger.store.writing():
