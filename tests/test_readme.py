@@ -57,7 +57,7 @@ def test_the_commands_of_a_ledger(desk, make_images):
     """Those of the block in their order, then those inside sentences, but without the ids that a ledger gives."""
     make_images(desk / "others", {"z": 13})
     (block,) = blocks("sh", REQUESTS)
-    quick = ["--steps", "2", "--batch", "4", "--most-left", "9", "--most-retained", "9", "--most-heldout", "9"]
+    quick = ["--steps", "2", "--batch", "4", *(f"--most-{f}=9" for f in ("left", "retained", "heldout", "earlier"))]
     for command in block.splitlines():
         assert main([*shlex.split(command)[1:], *(quick if " init " in command else [])]) == 0, command
     assert (desk / "served" / "model" / "config.json").is_file()

@@ -105,13 +105,13 @@ class LedgerConfig(ForgetConfig):
     """weight of the cumulative penalty; with --stop above 0 halved as often as the target would not leave in time"""
     attention: bool = False
     """train the projections of the blocks' attention too"""
-    most_left: float = 0.35
+    most_left: float = 0.3
     """share of its identity that held-back views of each requested concept may still show"""
-    most_retained: float = 0.3
+    most_retained: float = 0.2
     """of the energy of any layer's retained outputs, how much all requests together may have moved"""
-    most_heldout: float = 0.3
+    most_heldout: float = 0.1
     """of the spread of held-out neutral images' features, how far all requests together may have moved them"""
-    most_earlier: float = 0.3
+    most_earlier: float = 0.02
     """share of what changed for earlier requests' images that a later one may change again"""
     attempts: int = 3
     """how often a request that fails is tried, each time with other strength, before it is parked"""
