@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unsee.errors import UnseeError
 from unsee.rivals import ga, graddiff, gru, loop, npo, po
-from unsee.rivals.job import Job
+from unsee.rivals.job import Job, Scored
 from unsee.rivals.loop import Gradients, schedule, shown, train
 from unsee.rivals.method import Training
 
@@ -95,6 +95,15 @@ def test_what_was_seen_before_does_not_matter(job):
     predictions(job)
     job.features(job.material.forget)
     assert apart(fresh, run(job, ga, bf16=True)) == 0
+
+
+def test_what_a_model_says_of_many_is_what_it_says_of_each(job):
+    asked = [*job.material.forget[:3], *job.material.text[:2], job.material.retain[0]]
+    together = job.reference(asked, Scored.log_probs)
+    for example, found in zip(asked, together, strict=True):
+        (alone,) = job.reference([example], Scored.log_probs)
+        assert len(found) == len(example.questions)
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", [po, gru], ids=lambda m: m.METHOD.name)

@@ -55,6 +55,14 @@ def test_cross_entropy():
     same(logits.grad, WEIGHT[:, None] * (p - true))
 
 
+def test_an_example_each():
+    whole = scored(leaf(rng.normal(size=(5, 4))))
+    first, second = whole.each()
+    same(torch.cat([first.log_probs(), second.log_probs()]), whole.log_probs().detach().numpy())
+    same((first.loss() + second.loss()) / 2, whole.loss().detach().numpy())
+    assert (len(first.example), len(second.example)) == (2, 1)
+
+
 def test_divergence():
     before, x = rng.normal(size=(5, 4)), rng.normal(size=(5, 4))
     logits = leaf(x)

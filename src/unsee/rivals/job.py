@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,15 @@ class Scored:
     def loss(self) -> Tensor:
         """Cross-entropy: mean over an example's tokens, then over examples, so that parts of a batch add up."""
         return self.mean(nn.functional.cross_entropy(self.logits, self.labels, reduction="none"))
+
+    def each(self) -> list[Scored]:
+        """The same, an example each."""
+        found = list[Scored]()
+        for i in self.example.unique_consecutive():
+            tokens, own = self.example[self.answer] == i, (self.example == i).nonzero()[:, 0]
+            part = Scored(self.logits[tokens], self.labels[tokens], self.answer[tokens] - own[0], torch.zeros_like(own))
+            found.append(part)
+        return found
 
     def mean(self, each: Tensor) -> Tensor:
         """Of one value a token: mean over an example's tokens, then over examples."""
@@ -141,7 +151,11 @@ class Job:
     @torch.no_grad()
     def reference(self, examples: Sequence[Example], of: Callable[[Scored], Tensor]) -> list[Tensor]:
         """``of`` the model as it is now, an example each: computed once, so that no second model is needed."""
-        return [of(self.scores([e])).detach() for e in examples]
+        found: list[Tensor] = []
+        for _, alike in groupby(examples, lambda e: e.image is None):
+            for part in self.parts(list(alike)):
+                found += [of(one).detach() for one in self.scores(part).each()]
+        return found
 
     def parameters(self, part: Part = "all") -> dict[str, nn.Parameter]:
         """The weights of a part, by name."""
