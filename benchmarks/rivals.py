@@ -4,8 +4,9 @@
     python benchmarks/rivals.py --study flags --shape llava --jobs 2
 
 Stop it at any moment and give it again: it goes on where it was, in build/. At its end benchmarks/results has it all;
-``python benchmarks/tables.py`` places it in the documents. people-llava ships with the package; make
-builds the other models (``make build/flags-llava build/flags-llava-gold10``).
+``python benchmarks/tables.py`` places it in the documents. Models of people: LLaVA's ship with the package, Qwen2-VL's
+lie in models/, as ``make build/people-qwen2_vl build/people-qwen2_vl-gold`` made them in two hours; of flags make
+builds them (``make build/flags-llava build/flags-llava-gold10``).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ STEPS = "80"  # of 8 images: 0.64 of a pass over the people to forget, 6 over th
 def flags(study: str, shape: str, root: str) -> list[str]:
     """Of ``unsee compare``."""
     count = "10" if study == "flags" else ""
-    models = {"model": f"build/{study}-{shape}", "gold": f"build/{study}-{shape}-gold{count}"}
+    place = "benchmarks/models" if study == "people" else "build"
+    models = {"model": f"{place}/{study}-{shape}", "gold": f"{place}/{study}-{shape}-gold{count}"}
     given = {} if (study, shape) == ("people", "llava") else models
     if study == "flags":
         given |= {"data": root, "facts": f"{root}/facts.csv", "recipe": "recipes/flags.yaml"}
