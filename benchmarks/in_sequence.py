@@ -43,12 +43,19 @@ class Line(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"unsee, {self.form}" if self.form in SEQUENCES else METHODS[self.form].title
+        if self.form not in SEQUENCES:
+            return METHODS[self.form].title
+        return ", ".join(["unsee", self.form, *(f"{k} {v}" for k, v in json.loads(self.config).items())])
+
+    @property
+    def loose(self) -> bool:
+        """Forgotten with other settings on purpose, to see what the gate's figures go along with."""
+        return self.config != "{}" and self.people > 1
 
 
 def sequences_picture() -> None:
     """docs/sequences.png: who comes back after which request, and who stays, the forms that came one after another."""
-    found = {line: runs for line, runs in committed_sequences().items() if line.requests > 1 and line.config == "{}"}
+    found = {line: runs for line, runs in committed_sequences().items() if line.requests > 1 and not line.loose}
     rows: dict[str, list[Line]] = {}
     for line in found:
         other = line.study != "people" or line.people == 1
@@ -88,7 +95,7 @@ def _heat(axes: Any, rows: list[list[float]], title: str) -> Any:
 
 def sequences() -> str:
     """docs/results.md: what ``sequential.py`` measured, the orders of a form together."""
-    found = {line: runs for line, runs in committed_sequences().items() if line.config == "{}"}
+    found = {line: runs for line, runs in committed_sequences().items() if not line.loose}
     titles = (
         "form", "requests", "orders", "forgotten names", "facts", "largest rebound", "attributes", "retained",
         "held-out", "text", "retained on the way", "time",
@@ -152,7 +159,7 @@ def gate() -> str:
                 span = f"{low:g} to {high:g}" if high < math.inf else f"over {low:g}"
                 mean = sum(values) / len(values)
                 rows.append(f"| {name}, {span} | {told[name]} | {len(values)} | {mean:.1f} | {worst(values):.1f} |")
-    loose = [run for line, runs in committed_sequences().items() if line.config != "{}" for run in runs]
+    loose = [run for line, runs in committed_sequences().items() if line.loose for run in runs]
     return "\n\n".join(["\n".join(rows), *map(origin, loose)])
 
 

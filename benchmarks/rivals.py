@@ -40,10 +40,12 @@ def main() -> None:
     parser.add_argument("--study", choices=("people", "flags"), default="people")
     parser.add_argument("--shape", choices=("llava", "qwen2_vl"), default="llava")
     parser.add_argument("--root", default="../shared/data/flags", help="folder of the flags")
+    parser.add_argument("--methods", default="", help="their names with commas between; more can be added later")
     parser.add_argument("--jobs", default="1", help="methods at a time")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 products")
     args = parser.parse_args()
     asked = flags(args.study, args.shape, args.root) + ([] if args.bf16 else ["--no-bf16"])
+    asked += ["--methods", args.methods] if args.methods else []
     done = subprocess.run([sys.executable, "-m", "unsee", "compare", *asked, "--jobs", args.jobs])
     if done.returncode:
         sys.exit(done.returncode)
