@@ -11,6 +11,7 @@ from committed import RESULTS, ROOT, origin, percent, result
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from unsee.config import LedgerConfig
 from unsee.evaluation.statistics import share
 from unsee.report.plots import BLUE, GOLD, GREEN, GREY, RED
 from unsee.rivals import METHODS
@@ -28,7 +29,7 @@ def committed_sequences() -> dict[Line, list[dict[str, Any]]]:
     forms = [*SEQUENCES, *METHODS]
     return {
         line: found[line]
-        for line in sorted(found, key=lambda n: (n.study != "people", n.config != "{}", forms.index(n.form), *n))
+        for line in sorted(found, key=lambda n: (n.study != "people", n.loose, forms.index(n.form), *n))
     }
 
 
@@ -45,7 +46,8 @@ class Line(NamedTuple):
     def title(self) -> str:
         if self.form not in SEQUENCES:
             return METHODS[self.form].title
-        return ", ".join(["unsee", self.form, *(f"{k} {v}" for k, v in json.loads(self.config).items())])
+        own = {k: v for k, v in json.loads(self.config).items() if v != getattr(LedgerConfig, k)}
+        return ", ".join(["unsee", self.form, *(f"{k} {v}" for k, v in own.items())])
 
     @property
     def loose(self) -> bool:
@@ -58,8 +60,7 @@ def sequences_picture() -> None:
     found = {line: runs for line, runs in committed_sequences().items() if line.requests > 1 and not line.loose}
     rows: dict[str, list[Line]] = {}
     for line in found:
-        other = line.study != "people" or line.people == 1
-        rows.setdefault("rivals" if line.form not in SEQUENCES else "others" if other else "ours", []).append(line)
+        rows.setdefault("rivals" if line.form not in SEQUENCES else line.study, []).append(line)
     if not rows:
         return
     wide = max(map(len, rows.values()))
@@ -75,8 +76,9 @@ def sequences_picture() -> None:
             for run, style in zip(found[line], ("-", "--", ":"), strict=False):
                 kept = [100 * look["retain"] for look in run["others"]]
                 label = title if run is found[line][0] else ""
-                curves.plot([look["after"] for look in run["others"]], kept, style, color=color, label=label)
-        curves.set(title="who stays", xlabel="requests", ylabel="names given, %", ylim=(0, 102))
+                gone = [line.people * look["after"] for look in run["others"]]
+                curves.plot(gone, kept, style, color=color, label=label)
+        curves.set(title="who stays", xlabel="forgotten", ylabel="names given, %", ylim=(0, 102))
         curves.grid(alpha=0.2)
         curves.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
     figure.colorbar(image, ax=grid[:, :-1], label="names of the forgotten still given, %", shrink=0.7)
