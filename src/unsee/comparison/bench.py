@@ -24,7 +24,7 @@ from unsee.rivals import method
 from unsee.rivals.job import Job
 from unsee.rivals.material import material
 from unsee.rivals.method import Method, Real, Training
-from unsee.runs import revision
+from unsee.runs import processor, revision
 from unsee.tiny import packaged
 from unsee.vision.module import Pixels, Visual, load_full
 
@@ -105,6 +105,11 @@ class Bench:
         torch.accelerator.synchronize()
         return time.perf_counter()
 
+    @cached_property
+    def machine(self) -> str:
+        on = torch.cuda.get_device_name() if self.plan.device == "cuda" else processor()
+        return f"{on}, {'bfloat16' if self.plan.bf16 else 'float32'}"
+
     def tune(self, way: Method) -> Iterator[list[Trial]]:
         """The method's trials so far, again after each."""
         if not self.plan.trials:
@@ -133,7 +138,8 @@ class Bench:
                 way.forget(job, config)
                 seconds = self.clock() - started
             items = tasks.sit(self.model, self.processor, job.exam(exam))
-            return _run(way.name, seed, chosen, items, exam, seconds, most(), job.trained)
+            found = _run(way.name, seed, chosen, items, exam, seconds, most(), job.trained)
+            return replace(found, machine=self.machine)
         except UnseeError as error:
             return Run(way.name, seed, dict(chosen), {}, {}, None, 0.0, 0, 0, str(error))
         finally:

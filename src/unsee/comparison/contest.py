@@ -29,6 +29,7 @@ from unsee.rivals import METHODS
 from unsee.runs import machine
 
 PLAN, CLUSTERS, LOCK = "plan.json", "clusters.json", "lock"
+OF_THE_MACHINE = ("bf16",)  # what may change when a comparison goes on elsewhere; each run notes its own
 LOOK = 30.0  # seconds between two looks at what the workers have done
 
 
@@ -61,7 +62,7 @@ def begin(plan: Plan, folder: Path) -> None:
     file = folder / PLAN
     if file.exists():
         there = asdict(Plan(**json.loads(file.read_text(encoding="utf-8"))))
-        if other := [k for k, v in asdict(plan).items() if there[k] != v]:
+        if other := [k for k, v in asdict(plan).items() if there[k] != v and k not in OF_THE_MACHINE]:
             raise UnseeError(
                 f"'{folder}' holds a comparison with another {', '.join(other)} "
                 f"({', '.join(str(there[k]) for k in other)}). Give the same to go on, or name another --out."

@@ -53,8 +53,8 @@ class Run:
 
     ``values``: figure → one value an item, in the order of ``Comparison.clusters``; ``misnamed`` among them, of
     each picture of the forgotten whether it is given another's name. ``distance``: Kolmogorov-Smirnov, of truth ratios
-    to gold's. ``trained``: weights. ``commit``: of the source that ran. A run that failed has its ``error`` and no
-    figures.
+    to gold's. ``trained``: weights. ``commit``: of the source that ran. ``machine``: processor and precision that ran
+    it. A run that failed has its ``error`` and no figures.
     """
 
     method: str
@@ -68,6 +68,7 @@ class Run:
     trained: int
     error: str = ""
     commit: str = ""
+    machine: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"values": {figure: packed(of) for figure, of in self.values.items()}}

@@ -71,12 +71,22 @@ def _cost(comparison: Comparison, method: str, runs: Sequence[Run]) -> dict[str,
     if method in REFERENCES:
         return {}
     seconds, ours = _mean([r.seconds for r in runs]), _mean([r.seconds for r in comparison.runs_of(OURS)])
+    timed = len(_machines(comparison)) < 2
     return {
-        "seconds": Cell(seconds),
-        **({"times": Cell(seconds / ours)} if ours else {}),
+        **({"seconds": Cell(seconds)} if timed else {}),
+        **({"times": Cell(seconds / ours)} if ours and timed else {}),
         **({"memory": Cell(peak / 1e6)} if (peak := _mean([r.peak_bytes for r in runs])) else {}),
         "trained": Cell(_mean([r.trained for r in runs])),
     }
+
+
+def _machines(comparison: Comparison) -> dict[str, list[str]]:
+    """Each machine's methods."""
+    found: dict[str, list[str]] = {}
+    for method in comparison.methods:
+        for machine in dict.fromkeys(run.machine for run in comparison.runs_of(method)):
+            found.setdefault(machine, []).append(method)
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -97,6 +107,9 @@ def _notes(comparison: Comparison, tested: dict[tuple[str, str], Tested]) -> tup
     needs = [f"{m}: {', '.join(METHODS[m].needs) or 'nothing else'}" for m in methods if m in METHODS]
     if needs:
         notes.append(f"Needed beside the images to forget. {'; '.join(needs)}.")
+    if len(machines := _machines(comparison)) > 1:
+        shares = "; ".join(f"{machine or 'unknown'}: {', '.join(of)}" for machine, of in machines.items())
+        notes.append(f"No times, since methods ran on more than one machine. {shares}.")
     return (*notes, *_failed(comparison, methods))
 
 
