@@ -202,6 +202,13 @@ def test_costs_are_means_over_seeds_and_beside_ours(four: Comparison) -> None:
     assert cells["memory"].value == pytest.approx(902) and "seconds" not in table(four).rows[0].cells
 
 
+def test_times_of_two_machines_are_not_put_side_by_side(four: Comparison) -> None:
+    elsewhere = tuple(replace(r, machine="slow") if r.method == "ga" else r for r in four.runs)
+    made = table(replace(four, runs=elsewhere))
+    assert not {"seconds", "times"} & {c.key for c in made.columns} and "memory" in {c.key for c in made.columns}
+    assert any("slow: ga" in note for note in made.notes)
+
+
 def test_the_record_reads_back_as_it_was(four: Comparison) -> None:
     whole = replace(four, runs=(*four.runs, small_comparison.failed("manu", "no gates")))
     assert Comparison.from_json(json.loads(json.dumps(whole.to_json()))) == whole

@@ -182,12 +182,23 @@ def test_every_method_is_in_float32_when_asked(whole, tmp_path):
     assert not any(getattr(here.settings(way), "bf16", False) for way in rivals.METHODS.values())
 
 
-def test_a_comparison_begun_before_float32_could_be_asked_for_goes_on(root, whole, tmp_path, capsys):
+def test_a_comparison_begun_before_float32_could_be_asked_for_goes_on(root, whole, tmp_path):
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
     del plan["bf16"]
     (out / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     assert main(flags(root, out, "--methods", "ga,noop")) == 0
     assert told(found(out)) == told(found(whole))
-    assert main(flags(root, out, "--methods", "ga,noop", "--no-bf16")) == 2
-    assert "another bf16 (True)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_comparison_goes_on_in_another_precision_and_tells_no_times(root, whole, tmp_path, capsys):
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    for file in (out / "runs").glob("noop-*.json"):
+        file.unlink()
+    capsys.readouterr()
+    assert main(flags(root, out, "--methods", "ga,noop", "--no-bf16")) == 0
+    ran = {r.method: r.machine.rpartition(", ")[2] for r in found(out).runs}
+    assert ran["ga"] == "bfloat16" and ran["noop"] == "float32"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "No times, since methods ran on more than one machine" in printed
+    assert "seconds" in (whole / "table.csv").read_text() and "seconds" not in (out / "table.csv").read_text()
