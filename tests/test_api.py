@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -186,3 +187,14 @@ def test_a_second_request_counts_from_the_base_and_holds_the_first(checkpoint, s
     assert one.history[0]["keep"] < 1e-3 < 0.1 < two.history[0]["keep"]
     for n in names:
         torch.testing.assert_close(visual.model.get_submodule(n).weight - base[n], one.delta[n] + two.delta[n])
+
+    def after_one(**hold: float) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            for n in names:
+                visual.model.get_submodule(n).weight.copy_(base[n] + one.delta[n])
+        config = replace(CONFIG, steps=6, **hold)
+        return unsee.forget(visual, forget=[second], config=config, base=base, settled=settled, **given).delta
+
+    bound, lighter, free = after_one(settled=5e4, settled_most=2e4), after_one(settled=2e4), after_one(settled=5e4)
+    assert all(torch.equal(bound[n], lighter[n]) for n in names)
+    assert not all(torch.equal(bound[n], free[n]) for n in names)

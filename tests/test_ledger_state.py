@@ -95,7 +95,7 @@ def test_a_state_comes_back_and_does_not_grow(tmp_path):
     again = State.load(tmp_path / "a")
     again.save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert again.turns == state.turns and again.base == "base" and again.settled.n == 2
+    assert again.turns == state.turns and again.base == "base" and (again.settled.n, again.settled.concepts) == (2, 2)
     assert again.retained.images == 400 - 4 and torch.equal(again.weights["q"], delta(1)["q"])
     after(12).save(tmp_path / "c")
     ids = 10 * 80  # what the list of ten more patches takes
@@ -117,6 +117,13 @@ def test_each_concept_of_a_request_is_held_alike():
     for part in ("A", "B", "c"):
         close({n: 2 * t for n, t in getattr(one, part).items()}, getattr(both, part))
     assert (one.n, both.n) == (1, 1) and all(float(c) > 0 for c in one.c.values())
+    assert ((one + both).concepts, (one + both - one).concepts) == (3, 2)
+
+
+def test_all_settled_concepts_together_weigh_no_more_than_is_said():
+    bound = LedgerConfig(settled=50, settled_most=2000)
+    assert [bound.hold(n) for n in (0, 1, 40, 80, 100)] == [50, 50, 50, 25, 20]
+    assert LedgerConfig(settled=50, settled_most=0).hold(1000) == 50
 
 
 def test_what_is_no_state_is_refused(tmp_path):

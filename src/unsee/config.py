@@ -52,6 +52,8 @@ class ForgetConfig:
     """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
     settled: float = 50.0
     """weight that holds each concept that earlier requests forgot, where there were any"""
+    settled_most: float = 0.0
+    """weight of all of them together, at most; 0: as many times --settled as there are"""
     soft_ratio: float = 0.03
     """soft null space: damping as a share of the mean eigenvalue"""
     hard_rule: Literal["absolute", "ratio", "tail", "cumulative"] = "tail"
@@ -75,6 +77,10 @@ class ForgetConfig:
             if getattr(self, name) not in allowed:
                 raise UnseeError(f"--{name} '{getattr(self, name)}'. {nearest(getattr(self, name), allowed)}")
         _positive(self, "steps", "batch", "lr", "temperature", "depth")
+
+    def hold(self, concepts: int) -> float:
+        """Weight of each of so many settled concepts."""
+        return min(self.settled, self.settled_most / concepts) if self.settled_most and concepts else self.settled
 
     def names(self, layer: str) -> bool:
         """Whether ``layers`` asks for this one; empty asks for all."""

@@ -33,19 +33,20 @@ class Settled:
     """What earlier requests left, as sums over requests t with moments S_t and deltas D_t: its size does not grow.
 
     Per layer, float64: ``A`` = sum S_t [d, d], ``B`` = sum D_t S_t [out, d], ``c`` = sum tr(D_t S_t D_tᵀ) [], each S_t
-    as often as its request has concepts. ``n``: how many requests. ``Settled.empty()`` is the zero. ``-`` takes a
-    request out again, to rounding.
+    as often as its request has concepts. ``n``: how many requests, of ``concepts``. ``Settled.empty()`` is the
+    zero. ``-`` takes a request out again, to rounding.
     """
 
     A: dict[str, Tensor]
     B: dict[str, Tensor]
     c: dict[str, Tensor]
     n: int = 0
+    concepts: int = 0
 
     @classmethod
     def empty(cls) -> Settled:
         """No request yet: the zero of ``+``."""
-        return cls({}, {}, {}, 0)
+        return cls({}, {}, {})
 
     @classmethod
     def one(cls, delta: Mapping[str, Tensor], means: Mapping[str, Tensor], concepts: int = 1) -> Settled:
@@ -59,7 +60,7 @@ class Settled:
         if A.keys() != D.keys() or any(A[k].shape != (D[k].shape[1],) * 2 for k in D):
             raise UnseeError("a settled request needs, for the same layers, deltas [out, d] and moments [d, d].")
         B = {name: D[name] @ A[name] for name in D}
-        return cls(A, B, {name: (B[name] * D[name]).sum() for name in D}, 1)
+        return cls(A, B, {name: (B[name] * D[name]).sum() for name in D}, 1, concepts)
 
     def __add__(self, other: Settled) -> Settled:
         """Both sets of requests. UnseeError: other layers or shapes."""
@@ -85,7 +86,8 @@ class Settled:
         def total(one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: one[name].add(two[name], alpha=sign) for name in one}
 
-        return Settled(total(self.A, other.A), total(self.B, other.B), total(self.c, other.c), n)
+        concepts = self.concepts + sign * other.concepts
+        return Settled(total(self.A, other.A), total(self.B, other.B), total(self.c, other.c), n, concepts)
 
     def layer(self, name: str, like: Tensor) -> SettledLayer:
         """One layer's share in the dtype and on the device of ``like`` (float32: fast). UnseeError: no such layer."""
@@ -100,7 +102,7 @@ class Settled:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON to save."""
         parts = {"A": self.A, "B": self.B, "c": self.c}
-        return {f"{p}.{k}": t for p, d in parts.items() for k, t in d.items()}, {"n": self.n}
+        return {f"{p}.{k}": t for p, d in parts.items() for k, t in d.items()}, {"n": self.n, "concepts": self.concepts}
 
     @classmethod
     def load(cls, path: str | Path) -> Settled:
@@ -114,7 +116,7 @@ class Settled:
         n = info.get("n")
         if not isinstance(n, int) or not A.keys() == B.keys() == c.keys() or len(tensors) != 3 * len(A):
             raise UnseeError(f"{path} is a file of settled requests whose parts do not match. Restore it from a copy.")
-        return cls(A, B, c, n)
+        return cls(A, B, c, n, info.get("concepts", n))
 
 
 def beyond(after: Moments, retained: Moments, layers: Iterable[str]) -> dict[str, Tensor]:

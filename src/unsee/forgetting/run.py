@@ -183,7 +183,8 @@ class Forgetting:
 
     def _weights(self) -> dict[str, float]:
         config = self.config
-        weights = {k: float(getattr(config, k)) for k in ("anchor", "keep", "settled")} | {"forget": 1.0}
+        weights = {k: float(getattr(config, k)) for k in ("anchor", "keep")} | {"forget": 1.0}
+        weights["settled"] = config.hold(self.settled.concepts)
         weights["anchor"] *= pulled(self.history, config)
         return weights | {"penalty": config.penalty * eased(self.history, config)}
 

@@ -41,4 +41,6 @@ def again(config: LedgerConfig, figures: dict[str, float]) -> LedgerConfig | Non
     if "left" in wrong:
         return None
     changed: dict[str, Any] = {"penalty": config.penalty * STRONGER, "keep": config.keep * STRONGER}
-    return replace(config, settled=config.settled * (STRONGER if "earlier" in wrong else 1), **changed)
+    if "earlier" in wrong:
+        changed |= {name: getattr(config, name) * STRONGER for name in ("settled", "settled_most")}
+    return replace(config, **changed)

@@ -33,7 +33,7 @@ def refit(body: Body, state: State, wanted: Mapping[str, Tensor], after: Moments
     changed = {}
     for name, target in wanted.items():
         own, kept = OWN * after.mean(name), config.penalty * state.retained.mean(name)
-        held = config.settled * state.settled.A[name] if state.settled.n else torch.zeros_like(own)
+        held = config.hold(state.settled.concepts) * state.settled.A[name] if state.settled.n else torch.zeros_like(own)
         step = solve(target.cpu().double() - now[name].cpu().double(), own, kept + held)
         changed[name] = body.base[name].cpu().double() + now[name].cpu().double() + step
     return _patch(body, state, changed, info)
