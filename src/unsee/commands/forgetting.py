@@ -60,7 +60,7 @@ def forget(
     if not dry_run:
         refuse_existing(out)
     request = _request(forget, retain, neutral, concepts, skip_bad)
-    steady_memory()
+    steady_memory(model)
     from unsee import api, runs
     from unsee.vision.module import load_visual
 
@@ -154,7 +154,7 @@ def statistics(
     chosen = pick(read(images, skip_bad), concepts, "--concepts")
     unwanted = {c.id for c in pick(chosen, without, "--without")} if without else set()
     chosen = [c for c in chosen if c.id not in unwanted]
-    steady_memory()
+    steady_memory(model)
     from unsee import api
     from unsee.vision.module import load_visual
 

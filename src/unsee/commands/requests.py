@@ -49,7 +49,7 @@ def init(
     refuse_existing(ledger)
     if (retain is None) == (statistics is None):
         raise UnseeError("what is to stay? Give --retain DIR or --statistics FILE, one of the two.")
-    steady_memory()
+    steady_memory(model)
     from unsee.ledger.book import create
 
     made = create(
@@ -122,7 +122,7 @@ def run(
     opened = _open(ledger)
     from unsee.ledger import requests
 
-    steady_memory()
+    steady_memory(opened.store.get("model"))
     done = requests.run(opened, together, parked, **tolerances)
     for entry in done:
         print(f"{entry.id}: {entry.state}{_why(opened, entry.id) if entry.state == 'parked' else ''}")
@@ -173,7 +173,7 @@ def rollback(id: tyro.conf.Positional[str], *, ledger: Path) -> None:
     opened = _open(ledger)
     from unsee.ledger.rollback import rollback
 
-    steady_memory()
+    steady_memory(opened.store.get("model"))
     print(f"{id}: rolled back; {rollback(opened, id)}")
 
 
