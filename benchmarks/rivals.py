@@ -6,8 +6,8 @@
 Stop it at any moment and give it again: it goes on where it was, in build/. At its end benchmarks/results has it all;
 ``python benchmarks/tables.py`` places it in the documents. Models of people: LLaVA's ship with the package, Qwen2-VL's
 lie in models/, as ``make build/people-qwen2_vl build/people-qwen2_vl-gold`` made them in two hours; of flags make
-builds them (``make build/flags-llava build/flags-llava-gold10``). A comparison that was begun elsewhere lies in begun/:
-copy it to build/ and it goes on there.
+builds them (``make build/flags-llava build/flags-llava-gold10``). Where bfloat16 is slow, ``--no-bf16``: each run notes
+its machine and precision.
 """
 
 from __future__ import annotations
