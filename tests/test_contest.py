@@ -201,4 +201,5 @@ def test_a_comparison_goes_on_in_another_precision_and_tells_no_times(root, whol
     assert ran["ga"] == "bfloat16" and ran["noop"] == "float32"
     printed = " ".join(capsys.readouterr().out.split())
     assert "No times, since methods ran on more than one machine" in printed
+    assert "Ran on " in (whole / "table.md").read_text(encoding="utf-8")
     assert "seconds" in (whole / "table.csv").read_text() and "seconds" not in (out / "table.csv").read_text()

@@ -94,7 +94,7 @@ def assemble(plan: Plan, folder: Path, command: str) -> Comparison:
     tuned = [plan.method(n) for n in names if n in METHODS and METHODS[n].space and plan.trials]
     return Comparison(
         title=f"{plan.split} of {plan.data}",
-        study=asdict(plan),
+        study={k: v for k, v in asdict(plan).items() if k not in OF_THE_MACHINE},
         clusters=json.loads((folder / CLUSTERS).read_text(encoding="utf-8")),
         runs=tuple(_placed(run, gold) for run in runs),
         trials={way.name: tuple(tuning.logged(folder / tuning.FILE, way)) for way in tuned},

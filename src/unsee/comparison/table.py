@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -107,10 +107,14 @@ def _notes(comparison: Comparison, tested: dict[tuple[str, str], Tested]) -> tup
     needs = [f"{m}: {', '.join(METHODS[m].needs) or 'nothing else'}" for m in methods if m in METHODS]
     if needs:
         notes.append(f"Needed beside the images to forget. {'; '.join(needs)}.")
-    if len(machines := _machines(comparison)) > 1:
-        shares = "; ".join(f"{machine or 'unknown'}: {', '.join(of)}" for machine, of in machines.items())
-        notes.append(f"No times, since methods ran on more than one machine. {shares}.")
-    return (*notes, *_failed(comparison, methods))
+    return (*notes, *_ran(_machines(comparison)), *_failed(comparison, methods))
+
+
+def _ran(machines: Mapping[str, Sequence[str]]) -> list[str]:
+    if len(machines) < 2:
+        return [f"Ran on {machine}." for machine in machines if machine]
+    shares = "; ".join(f"{machine or 'unknown'}: {', '.join(of)}" for machine, of in machines.items())
+    return [f"No times, since methods ran on more than one machine. {shares}."]
 
 
 def _seeds(comparison: Comparison, methods: Sequence[str]) -> str:
