@@ -52,12 +52,13 @@ class Line(NamedTuple):
     @property
     def loose(self) -> bool:
         """Forgotten with other settings on purpose, to see what the gate's figures go along with."""
-        return self.config != "{}" and self.people > 1
+        return "steps" in json.loads(self.config)
 
 
 def sequences_picture() -> None:
     """docs/sequences.png: who comes back after which request, and who stays, the forms that came one after another."""
     found = {line: runs for line, runs in committed_sequences().items() if line.requests > 1 and not line.loose}
+    found = {line: found[line] for line in {line[:4]: line for line in found}.values()}  # the last: default settings
     rows: dict[str, list[Line]] = {}
     for line in found:
         rows.setdefault("rivals" if line.form not in SEQUENCES else line.study, []).append(line)
@@ -71,7 +72,7 @@ def sequences_picture() -> None:
             axes.set_axis_off()
         for axes, line, color in zip(maps, lines, (BLUE, GREEN, GOLD, GREY, RED, "black"), strict=False):
             title = line.title + (f", {line.study}" if line.study != "people" else "")
-            title += f", {line.requests} of {line.people}" if line.people == 1 else ""
+            title += f", {line.requests} of {line.people}" if line.people != 2 else ""
             image = _heat(axes, found[line][0]["matrix"], title)
             for run, style in zip(found[line], ("-", "--", ":"), strict=False):
                 kept = [100 * look["retain"] for look in run["others"]]
