@@ -7,6 +7,8 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL.Image
@@ -128,6 +130,19 @@ def test_several_processes_write_one_file(tmp_path):
     cache = Cache(path)
     assert len(cache) == 151 and cache.get("1 49") == [1, 49] and cache.get("shared") in (0, 1, 2)
     assert cache.get("nothing") is None
+
+
+def test_a_file_that_many_make_at_once_is_made(tmp_path):
+    """SQLite does not wait there, whatever its timeout."""
+    together = threading.Barrier(6)
+
+    def make(path):
+        together.wait()
+        Cache(path).close()
+
+    with ThreadPoolExecutor(6) as pool:
+        for k in range(60):
+            list(pool.map(make, [tmp_path / f"{k}.db"] * 6))
 
 
 def test_a_killed_writer_leaves_the_file_whole(tmp_path):

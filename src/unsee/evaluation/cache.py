@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,10 +28,22 @@ class Cache:
         with self._told():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(self.path, timeout=WAIT)
-            self._file.execute("PRAGMA journal_mode=WAL")
+            self._write_ahead()
             self._file.execute("PRAGMA synchronous=NORMAL")  # whole after a crash; the last answers may be gone
             with self._file:
                 self._file.execute(TABLE)
+
+    def _write_ahead(self) -> None:
+        """Of two processes that make the file at once SQLite tells one that it is locked, without waiting."""
+        until = time.monotonic() + WAIT
+        while True:
+            try:
+                self._file.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
 
     def get(self, key: str) -> Any:
         """None where there is nothing."""
