@@ -107,6 +107,7 @@ class Bench:
 
     @cached_property
     def machine(self) -> str:
+        """What a run's seconds depend on."""
         on = torch.cuda.get_device_name() if self.plan.device == "cuda" else processor()
         return f"{on}, {'bfloat16' if self.plan.bf16 else 'float32'}"
 

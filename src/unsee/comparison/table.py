@@ -71,10 +71,9 @@ def _cost(comparison: Comparison, method: str, runs: Sequence[Run]) -> dict[str,
     if method in REFERENCES:
         return {}
     seconds, ours = _mean([r.seconds for r in runs]), _mean([r.seconds for r in comparison.runs_of(OURS)])
-    timed = len(_machines(comparison)) < 2
+    times = {"seconds": Cell(seconds), **({"times": Cell(seconds / ours)} if ours else {})}
     return {
-        **({"seconds": Cell(seconds)} if timed else {}),
-        **({"times": Cell(seconds / ours)} if ours and timed else {}),
+        **(times if len(_machines(comparison)) < 2 else {}),  # seconds of two machines say nothing side by side
         **({"memory": Cell(peak / 1e6)} if (peak := _mean([r.peak_bytes for r in runs])) else {}),
         "trained": Cell(_mean([r.trained for r in runs])),
     }
