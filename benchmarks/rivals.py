@@ -6,8 +6,8 @@
 Stop it at any moment and give it again: it goes on where it was, in build/. At its end benchmarks/results has it all;
 ``python benchmarks/tables.py`` places it in the documents. Models of people: LLaVA's ship with the package, Qwen2-VL's
 lie in models/, as ``make build/people-qwen2_vl build/people-qwen2_vl-gold`` made them in two hours; of flags make
-builds them (``make build/flags-llava build/flags-llava-gold10``). Where bfloat16 is slow, ``--no-bf16``: each run notes
-its machine and precision.
+builds them (``make build/flags-llava build/flags-llava-gold10``). Products are in bfloat16 where
+that is fast (``--bf16``, ``--no-bf16``); each run notes its machine and precision.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from unsee.files import write_json
+from unsee.hardware import has_bf16
 
 ROOT = Path(__file__).parent.parent
 STEPS = "80"  # of 8 images: 0.64 of a pass over the people to forget, 6 over the flags
@@ -43,9 +44,9 @@ def main() -> None:
     parser.add_argument("--root", default="../shared/data/flags", help="folder of the flags")
     parser.add_argument("--methods", default="", help="their names with commas between; more can be added later")
     parser.add_argument("--jobs", default="1", help="methods at a time")
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 products")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=has_bf16(), help="bfloat16 products")
     args = parser.parse_args()
-    asked = flags(args.study, args.shape, args.root) + ([] if args.bf16 else ["--no-bf16"])
+    asked = flags(args.study, args.shape, args.root) + ["--bf16" if args.bf16 else "--no-bf16"]
     asked += ["--methods", args.methods] if args.methods else []
     done = subprocess.run([sys.executable, "-m", "unsee", "compare", *asked, "--jobs", args.jobs])
     if done.returncode:

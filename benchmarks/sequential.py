@@ -36,6 +36,7 @@ from unsee.evaluation import answer, tasks
 from unsee.files import write_json
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled
+from unsee.hardware import has_bf16
 from unsee.ledger import measure
 from unsee.ledger.state import Share, State
 from unsee.progress import say, silence
@@ -229,7 +230,7 @@ def summary(args: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
     best = [min(row[i] for row in matrix[i:]) for i in range(len(matrix))]
     rebound = max((matrix[-1][i] - best[i] for i in range(len(matrix))), default=0.0)
     command = "python benchmarks/sequential.py " + shlex.join(sys.argv[1:])
-    told = {name: getattr(args, name) for name in ("study", "shape", "form", "order", "people")}
+    told = {name: getattr(args, name) for name in ("study", "shape", "form", "order", "people", "bf16")}
     told |= {"config": json.loads(args.config)}
     return found | told | {"commit": args.at, "rebound": rebound, "command": command}
 
@@ -245,7 +246,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--people", type=int, default=2, help="concepts that are asked for together")
     parser.add_argument("--config", default="{}", help="JSON: other settings than the defaults, or than were tuned")
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 products")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=has_bf16(), help="bfloat16 products")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     args.at = commit()

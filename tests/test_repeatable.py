@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from unsee import repeatable
+from unsee import hardware, repeatable
 
 
 @pytest.fixture
@@ -20,20 +20,20 @@ def unset(monkeypatch):
 )
 def test_products_hang_on_their_factors_alone(unset, monkeypatch, tmp_path, vendor, asked):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id : {vendor}\n")
-    monkeypatch.setattr(repeatable, "PROCESSORS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(hardware, "TOLD", tmp_path / "cpuinfo")
     repeatable.ask()
     assert os.environ.get("MKL_CBWR") == asked
 
 
 def test_a_value_of_the_users_stays(monkeypatch, tmp_path):
     (tmp_path / "cpuinfo").write_text("vendor_id : GenuineIntel\n")
-    monkeypatch.setattr(repeatable, "PROCESSORS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(hardware, "TOLD", tmp_path / "cpuinfo")
     monkeypatch.setenv("MKL_CBWR", "AVX2")
     repeatable.ask()
     assert os.environ["MKL_CBWR"] == "AVX2"
 
 
 def test_where_nothing_tells_the_processor_nothing_is_asked(unset, monkeypatch, tmp_path):
-    monkeypatch.setattr(repeatable, "PROCESSORS", tmp_path / "missing")
+    monkeypatch.setattr(hardware, "TOLD", tmp_path / "missing")
     repeatable.ask()
     assert "MKL_CBWR" not in os.environ

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from unsee.errors import UnseeError, nearest
+from unsee.hardware import has_bf16
 
 Constraint = Literal["none", "hard", "soft", "cumulative"]
 Region = Literal["neutral", "reference", "mean"]
@@ -66,8 +67,8 @@ class ForgetConfig:
     """train the projections of their attention too"""
     layers: str = ""
     """instead: train the layers whose name contains one of these, with commas between"""
-    bf16: bool = True
-    """bfloat16 matrix products in the loop (weights and moments stay float32 or better)"""
+    bf16: bool = field(default_factory=has_bf16)
+    """bfloat16 matrix products in the loop (weights and moments stay float32 or better); default: if fast here"""
     checkpointing: bool = False
     """recompute blocks in the backward pass: less memory, a third more time"""
     seed: int = 0
@@ -149,8 +150,8 @@ class FinetuneConfig:
     """peak learning rate of the vision tower"""
     warmup: float = 0.05
     """share of the steps over which the rate rises; it falls to zero along a cosine after"""
-    bf16: bool = True
-    """bfloat16 matrix products (weights stay float32)"""
+    bf16: bool = field(default_factory=has_bf16)
+    """bfloat16 matrix products (weights stay float32); default: if fast here"""
     checkpoint_every: int = 500
     """steps between two checkpoints, from which an interrupted run resumes"""
     seed: int = 0
@@ -171,8 +172,8 @@ class PretrainConfig:
     """images a step"""
     lr: float = 1.5e-3
     """peak learning rate; it rises over a tenth of the steps and falls to zero"""
-    bf16: bool = True
-    """bfloat16 matrix products (weights stay float32)"""
+    bf16: bool = field(default_factory=has_bf16)
+    """bfloat16 matrix products (weights stay float32); default: if fast here"""
     seed: int = 0
 
     def __post_init__(self) -> None:

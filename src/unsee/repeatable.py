@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-PROCESSORS = Path("/proc/cpuinfo")
+from unsee import hardware
 
 
 def ask() -> None:
@@ -14,9 +13,5 @@ def ask() -> None:
     By default they also hang on where in memory the factors lie: of ten tests of rivals on one shape, four found other
     weights when a method ran again. It costs no time that could be measured. An AMD processor needed no asking.
     """
-    try:
-        intel = "GenuineIntel" in PROCESSORS.read_text(encoding="utf-8")
-    except OSError:
-        intel = False  # no Linux
-    if intel:
+    if hardware.intel():
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

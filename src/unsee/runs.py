@@ -17,7 +17,7 @@ import transformers
 import yaml
 
 import unsee
-from unsee import processes
+from unsee import hardware, processes
 from unsee.api import Result
 from unsee.concepts import Concept, Request
 from unsee.data.images import FileImage
@@ -76,19 +76,11 @@ def manifest(
 def machine() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
-        "processor": processor(),
+        "processor": hardware.processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": processes.count(),
     }
-
-
-def processor() -> str:
-    """The processor's name, which Linux tells here and Python elsewhere."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def revision() -> str:

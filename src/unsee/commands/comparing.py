@@ -10,6 +10,7 @@ from rich.console import Console
 
 from unsee.commands.shared import Device, device_of
 from unsee.errors import UnseeError
+from unsee.hardware import has_bf16
 
 
 def compare(
@@ -28,7 +29,7 @@ def compare(
     steps: int = 0,
     batch: int = 8,
     jobs: int = 1,
-    bf16: bool = True,
+    bf16: bool = has_bf16(),
     device: Device = "auto",
 ) -> None:
     """Put published methods beside unsee: tuned alike, measured on the same questions, in one table.
@@ -52,7 +53,7 @@ def compare(
         steps: of methods that train by a gradient; 0: one pass over the images to forget
         batch: images of each set a step, of those methods
         jobs: methods at a time, each in a process of its own
-        bf16: bfloat16 matrix products where methods train (weights stay float32)
+        bf16: bfloat16 matrix products where methods train (weights stay float32); default: if fast here
         device: where the model runs
     """
     from unsee.comparison.bench import EMBEDDED, Plan

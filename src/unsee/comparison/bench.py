@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from unsee import hardware
 from unsee.comparison import tuning
 from unsee.comparison.figures import MISNAMED
 from unsee.comparison.outcome import Run, Trial
@@ -24,7 +25,7 @@ from unsee.rivals import method
 from unsee.rivals.job import Job
 from unsee.rivals.material import material
 from unsee.rivals.method import Method, Real, Training
-from unsee.runs import processor, revision
+from unsee.runs import revision
 from unsee.tiny import packaged
 from unsee.vision.module import Pixels, Visual, load_full
 
@@ -108,7 +109,7 @@ class Bench:
     @cached_property
     def machine(self) -> str:
         """What a run's seconds depend on."""
-        on = torch.cuda.get_device_name() if self.plan.device == "cuda" else processor()
+        on = torch.cuda.get_device_name() if self.plan.device == "cuda" else hardware.processor()
         return f"{on}, {'bfloat16' if self.plan.bf16 else 'float32'}"
 
     def tune(self, way: Method) -> Iterator[list[Trial]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from unsee.errors import UnseeError, nearest
+from unsee.hardware import has_bf16
 
 Need = Literal["forget questions", "retain images", "retain questions", "text", "neutral images", "statistics", "gold"]
 Kind = Literal["weights", "edit", "guardrail", "reference"]
@@ -51,8 +52,8 @@ class Training:
     """of the adapters: their product counts alpha / rank times"""
     clip: float = 1.0
     """largest norm of a step's gradient"""
-    bf16: bool = True
-    """bfloat16 matrix products (weights stay float32)"""
+    bf16: bool = field(default_factory=has_bf16)
+    """bfloat16 matrix products (weights stay float32); default: if fast here"""
     seed: int = 0
 
     def __post_init__(self) -> None:
