@@ -213,11 +213,12 @@ def test_of_released_ones_statistics_serve_or_it_is_refused(ledger, tmp_path, ca
 def test_an_older_ledger_does_what_it_did(ledger):
     opened = Ledger(ledger)
     assert not opened.config.attention
-    older = {k: v for k, v in opened.store.get("config").items() if k not in ("attention", "lookalikes", "leave")}
+    unsaid = ("attention", "lookalikes", "leave", "crowd")
+    older = {k: v for k, v in opened.store.get("config").items() if k not in unsaid}
     with opened.alone(), opened.store.writing():
         opened.store.put("config", older)
     config = Ledger(ledger).config
-    assert config.attention and config.lookalikes == config.leave == 0
+    assert config.attention and config.lookalikes == config.leave == config.crowd == 0
 
 
 def test_a_rollback_that_is_stopped_goes_on(root, ledger, tmp_path, monkeypatch, capsys):

@@ -51,6 +51,8 @@ class ForgetConfig:
     """retained images that are drawn from their statistics where they are gone; 0: none"""
     lookalikes: int = 0
     """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
+    crowd: int = 0
+    """concepts asked for together that --anchor and --lookalikes are made for; fewer have a share; 0: any number"""
     settled: float = 50.0
     """weight that holds each concept that earlier requests forgot, where there were any"""
     settled_most: float = 0.0
@@ -82,6 +84,10 @@ class ForgetConfig:
     def hold(self, concepts: int) -> float:
         """Weight of each of so many settled concepts."""
         return min(self.settled, self.settled_most / concepts) if self.settled_most and concepts else self.settled
+
+    def share(self, concepts: int) -> float:
+        """Of --anchor and --lookalikes, for so many concepts asked for together."""
+        return min(1.0, concepts / self.crowd) if self.crowd else 1.0
 
     def names(self, layer: str) -> bool:
         """Whether ``layers`` asks for this one; empty asks for all."""

@@ -185,6 +185,7 @@ class Forgetting:
         config = self.config
         weights = {k: float(getattr(config, k)) for k in ("anchor", "keep")} | {"forget": 1.0}
         weights["settled"] = config.hold(self.settled.concepts)
+        weights["anchor"] *= config.share(len(set(self.forget.concepts)))
         weights["anchor"] *= pulled(self.history, config)
         return weights | {"penalty": config.penalty * eased(self.history, config)}
 

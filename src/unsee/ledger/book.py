@@ -34,7 +34,7 @@ from unsee.vision.patch import Patch
 BASE, STATE, TURNS, WORK, LOCK = "base.safetensors", "state", "turns", "work", "lock"
 SHARE = "share.safetensors"
 # settings that older ledgers do not name, and what they did
-UNSAID = {"attention": True, "lookalikes": 0, "leave": 0.0}
+UNSAID = {"attention": True, "lookalikes": 0, "leave": 0.0, "crowd": 0}
 
 
 class Ledger:
