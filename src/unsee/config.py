@@ -52,7 +52,7 @@ class ForgetConfig:
     lookalikes: int = 0
     """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
     crowd: int = 0
-    """concepts asked for together that --anchor and --lookalikes are made for; fewer have a share; 0: any number"""
+    """concepts asked for together from which --anchor is whole; fewer pull less, in proportion; 0: one does"""
     settled: float = 50.0
     """weight that holds each concept that earlier requests forgot, where there were any"""
     settled_most: float = 0.0
@@ -86,7 +86,7 @@ class ForgetConfig:
         return min(self.settled, self.settled_most / concepts) if self.settled_most and concepts else self.settled
 
     def share(self, concepts: int) -> float:
-        """Of --anchor and --lookalikes, for so many concepts asked for together."""
+        """Of --anchor, for so many concepts asked for together."""
         return min(1.0, concepts / self.crowd) if self.crowd else 1.0
 
     def names(self, layer: str) -> bool:
@@ -108,6 +108,8 @@ class LedgerConfig(ForgetConfig):
     """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
     anchor: float = 10.0
     """weight that holds forget images to their targets, which keep what else is visible"""
+    crowd: int = 2
+    """concepts asked for together from which --anchor is whole; fewer pull less, in proportion; 0: one does"""
     leave: float = 0.28
     """share of its identity above which a concept's held-back views make --anchor grow, look after look; 0: never"""
     keep: float = 100.0

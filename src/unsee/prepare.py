@@ -365,14 +365,13 @@ def drawn(upper: Upper, moments: Moments, like: Images, config: ForgetConfig) ->
 
 def lookalikes(upper: Upper, moments: Moments, forget: Images, config: ForgetConfig) -> Images:
     """Images drawn to look like concepts to forget, not to be taken along: what is near to them goes first."""
-    number = round(config.lookalikes * config.share(len(set(forget.concepts))))
-    if not number or not moments.replay:
+    if not config.lookalikes or not moments.replay:
         return Images([], [])
     shown: dict[str, list[Tensor]] = {}
     for concept, pixels in zip(forget.concepts, forget.pixels, strict=True):
         shown.setdefault(concept, []).append(pixels[HIDDEN]().float())
     near = torch.stack([torch.stack(views).mean(0).cpu() for views in shown.values()])
-    some = moments.replay.draw(-(-number // LOOKALIKE_VIEWS), LOOKALIKE_VIEWS, config.seed, near)
+    some = moments.replay.draw(-(-config.lookalikes // LOOKALIKE_VIEWS), LOOKALIKE_VIEWS, config.seed, near)
     return _entering(upper, some, LOOKALIKE_VIEWS, forget, "lookalike")
 
 
