@@ -24,7 +24,8 @@ def committed_sequences() -> dict[Line, list[dict[str, Any]]]:
     found: dict[Line, list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("sequential-*.json")):
         data = result(path.stem)
-        study, config = data.get("study", "people"), json.dumps(data.get("config", {}))
+        unsaid = {} if "bf16" in data or data["people"] > 1 else {"crowd": 0}  # older ones pulled one as hard as many
+        study, config = data.get("study", "people"), json.dumps(unsaid | data.get("config", {}))
         found.setdefault(Line(study, data["form"], len(data["turns"]), data["people"], config), []).append(data)
     forms = [*SEQUENCES, *METHODS]
     return {
