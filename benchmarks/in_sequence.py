@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import pairwise
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from committed import RESULTS, ROOT, origin, percent, result
@@ -59,10 +60,10 @@ class Line(NamedTuple):
 def sequences_picture() -> None:
     """docs/sequences.png: who comes back after which request, and who stays, the forms that came one after another."""
     found = {line: runs for line, runs in committed_sequences().items() if line.requests > 1 and not line.loose}
-    found = {line: found[line] for line in {line[:4]: line for line in found}.values()}  # the last: default settings
     rows: dict[str, list[Line]] = {}
     for line in found:
-        rows.setdefault("rivals" if line.form not in SEQUENCES else line.study, []).append(line)
+        ours = f"{line.study}, {'a hundred' if line.requests * line.people >= 100 else 'few'}"
+        rows.setdefault(ours if line.form in SEQUENCES else "rivals", []).append(line)
     if not rows:
         return
     wide = max(map(len, rows.values()))
@@ -74,7 +75,7 @@ def sequences_picture() -> None:
         for axes, line, color in zip(maps, lines, (BLUE, GREEN, GOLD, GREY, RED, "black"), strict=False):
             title = line.title + (f", {line.study}" if line.study != "people" else "")
             title += f", {line.requests} of {line.people}" if line.people != 2 else ""
-            image = _heat(axes, found[line][0]["matrix"], title)
+            image = _heat(axes, found[line][0]["matrix"], fill(title, 32))
             for run, style in zip(found[line], ("-", "--", ":"), strict=False):
                 kept = [100 * look["retain"] for look in run["others"]]
                 label = title if run is found[line][0] else ""
