@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import pairwise
+from itertools import cycle, pairwise
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from unsee.evaluation.statistics import share
 from unsee.report.plots import BLUE, GOLD, GREEN, GREY, RED
 from unsee.rivals import METHODS
 
+COLORS = (BLUE, GREEN, GOLD, GREY, RED, "black")
 SEQUENCES = ("statistics", "images", "unsettled", "free")
 
 
@@ -72,7 +73,7 @@ def sequences_picture() -> None:
     for (*maps, curves), lines in zip(grid, rows.values(), strict=True):
         for axes in maps[len(lines) :]:
             axes.set_axis_off()
-        for axes, line, color in zip(maps, lines, (BLUE, GREEN, GOLD, GREY, RED, "black"), strict=False):
+        for axes, line, color in zip(maps, lines, cycle(COLORS), strict=False):
             title = line.title + (f", {line.study}" if line.study != "people" else "")
             title += f", {line.requests} of {line.people}" if line.people != 2 else ""
             image = _heat(axes, found[line][0]["matrix"], fill(title, 32))
