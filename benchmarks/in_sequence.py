@@ -18,7 +18,8 @@ from unsee.report.plots import BLUE, GOLD, GREEN, GREY, RED
 from unsee.rivals import METHODS
 
 COLORS = (BLUE, GREEN, GOLD, GREY, RED, "black")
-SEQUENCES = ("statistics", "images", "unsettled", "free")
+LEDGER = ("statistics", "images")
+SEQUENCES = (*LEDGER, "unsettled", "free")
 
 
 def committed_sequences() -> dict[Line, list[dict[str, Any]]]:
@@ -151,10 +152,10 @@ EDGES = {  # of the gate's figures
 
 
 def gate() -> str:
-    """docs/requests.md: what the figures that the gate judges went along with, turn by turn, in all runs of people."""
+    """docs/requests.md: what the gate's figures went along with, turn by turn, in runs on people that a ledger does."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in EDGES}
     for line, runs in committed_sequences().items():
-        for run in runs if line.study == "people" and line.form in SEQUENCES and line.requests > 1 else ():
+        for run in runs if line.study == "people" and line.form in LEDGER and line.requests > 1 else ():
             _turns(run, found)
     told = {"left": "the requested", "earlier": "those before", "retained": "who stay", "heldout": "held-out people"}
     rows = ["| figure | of | turns | names given, % | the most or least |", "|---" * 5 + "|"]
