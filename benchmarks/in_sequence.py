@@ -27,8 +27,9 @@ def committed_sequences() -> dict[Line, list[dict[str, Any]]]:
     found: dict[Line, list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("sequential-*.json")):
         data = result(path.stem)
-        unsaid = {} if "bf16" in data or data["people"] > 1 else {"crowd": 0}  # older ones pulled one as hard as many
-        study, config = data.get("study", "people"), json.dumps(unsaid | data.get("config", {}))
+        older = "bf16" not in data  # noted since there is --crowd; until then one alone was pulled as hard as many
+        config = ({"crowd": 0} if older and data["people"] == 1 else {}) | data.get("config", {})
+        study, config = data.get("study", "people"), json.dumps(config)
         found.setdefault(Line(study, data["form"], len(data["turns"]), data["people"], config), []).append(data)
     forms = [*SEQUENCES, *METHODS]
     return {
@@ -64,8 +65,8 @@ def sequences_picture() -> None:
     found = {line: runs for line, runs in committed_sequences().items() if line.requests > 1 and not line.loose}
     rows: dict[str, list[Line]] = {}
     for line in found:
-        ours = f"{line.study}, {'a hundred' if line.requests * line.people >= 100 else 'few'}"
-        rows.setdefault(ours if line.form in SEQUENCES else "rivals", []).append(line)
+        of = f"{line.study}, {'a hundred' if line.requests * line.people >= 100 else 'few'}"
+        rows.setdefault(of if line.form in SEQUENCES else "rivals", []).append(line)
     if not rows:
         return
     wide = max(map(len, rows.values()))

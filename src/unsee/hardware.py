@@ -11,7 +11,7 @@ GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))  # of NVIDIA's driver and of A
 BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as x86 and ARM call their units
 
 
-def lines(key: str) -> list[str]:
+def _values(key: str) -> list[str]:
     """What each processor says under ``key``; nothing where no Linux tells."""
     try:
         told = TOLD.read_text(encoding="utf-8").splitlines()
@@ -22,11 +22,11 @@ def lines(key: str) -> list[str]:
 
 def processor() -> str:
     """Name of the first one."""
-    return next(iter(lines("model name")), platform.processor() or platform.machine())
+    return next(iter(_values("model name")), platform.processor() or platform.machine())
 
 
 def intel() -> bool:
-    return "GenuineIntel" in lines("vendor_id")
+    return "GenuineIntel" in _values("vendor_id")
 
 
 @cache
@@ -35,5 +35,5 @@ def has_bf16() -> bool:
 
     Without such units they are emulated, at a fifth to a half of float32's pace. True where nothing tells.
     """
-    flags = lines("flags") or lines("Features")
+    flags = _values("flags") or _values("Features")
     return any(gpu.exists() for gpu in GPUS) or not flags or not BF16.isdisjoint(flags[0].split())
