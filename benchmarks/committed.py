@@ -8,6 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 
 
 def result(name: str) -> dict[str, Any]:

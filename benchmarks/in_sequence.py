@@ -8,7 +8,7 @@ from itertools import cycle, pairwise
 from textwrap import fill
 from typing import Any, NamedTuple
 
-from committed import RESULTS, ROOT, origin, percent, result
+from committed import RESULTS, ROOT, SHAPES, origin, percent, result
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -29,8 +29,8 @@ def committed_sequences() -> dict[Line, list[dict[str, Any]]]:
         data = result(path.stem)
         older = "bf16" not in data  # noted since there is --crowd; until then one alone was pulled as hard as many
         config = ({"crowd": 0} if older and data["people"] == 1 else {}) | data.get("config", {})
-        study, config = data.get("study", "people"), json.dumps(config)
-        found.setdefault(Line(study, data["form"], len(data["turns"]), data["people"], config), []).append(data)
+        line = Line(data["study"], data["shape"], data["form"], len(data["turns"]), data["people"], json.dumps(config))
+        found.setdefault(line, []).append(data)
     forms = [*SEQUENCES, *METHODS]
     return {
         line: found[line]
@@ -42,6 +42,7 @@ class Line(NamedTuple):
     """A sequence of requests: what is the same in all its orders."""
 
     study: str
+    shape: str
     form: str
     requests: int
     people: int
@@ -109,12 +110,11 @@ def sequences() -> str:
         "held-out", "text", "retained on the way", "time",
     )  # fmt: skip
     parts = []
-    for study in dict.fromkeys(line.study for line in found):
+    for study, shape in dict.fromkeys(line[:2] for line in found):
         rows = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
-        mine = {line: runs for line, runs in found.items() if line.study == study}
+        mine = {line: runs for line, runs in found.items() if line[:2] == (study, shape)}
         rows += [_sequence(line, runs) for line, runs in mine.items()]
-        shape = {"people": "People, LLaVA"}.get(study, f"{study.capitalize()}, Qwen2-VL")
-        parts += [f"### {shape}", "\n".join(rows), *(origin(run) for runs in mine.values() for run in runs)]
+        parts += [f"### {study.capitalize()}, {SHAPES[shape]}", "\n".join(rows), *(origin(run) for runs in mine.values() for run in runs)]
     return "\n\n".join(parts)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from committed import RESULTS, ROOT, origin, percent, result
+from committed import RESULTS, ROOT, SHAPES, origin, percent, result
 from in_sequence import gate, sequences, sequences_picture
 from matplotlib.figure import Figure
 
@@ -23,7 +23,6 @@ from unsee.report.plots import BLUE, GOLD, GREEN, GREY
 from unsee.rivals import METHODS
 from unsee.vision.families import FAMILIES
 
-SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
 SHORT = {  # columns of the comparison in the README
