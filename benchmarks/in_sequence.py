@@ -114,7 +114,11 @@ def sequences() -> str:
         rows = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
         mine = {line: runs for line, runs in found.items() if line[:2] == (study, shape)}
         rows += [_sequence(line, runs) for line, runs in mine.items()]
-        parts += [f"### {study.capitalize()}, {SHAPES[shape]}", "\n".join(rows), *(origin(run) for runs in mine.values() for run in runs)]
+        parts += [
+            f"### {study.capitalize()}, {SHAPES[shape]}",
+            "\n".join(rows),
+            *(origin(run) for runs in mine.values() for run in runs),
+        ]
     return "\n\n".join(parts)
 
 
