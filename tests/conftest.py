@@ -39,6 +39,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     saved = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
+        patch.setattr(tiny, "WIDTH", 96)
         for shape in SHAPES:
             model, processor = tiny.build(shape, WORDS)
             saved[shape] = tmp_path_factory.mktemp("models") / shape

@@ -44,6 +44,7 @@ def small_material() -> Material:
 def small_job(shape: str, checkpoint: Path | None = None) -> Job:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
+        patch.setattr(tiny, "WIDTH", 96)
         model, processor = tiny.build(shape, people.vocabulary())
     return Job(model.eval(), processor, small_material(), checkpoint=checkpoint)
 

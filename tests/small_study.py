@@ -44,6 +44,7 @@ def teach(root: Path, out: Path, steps: int) -> Path:
     """A model of the LLaVA shape that was taught the study in ``root``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
+        patch.setattr(tiny, "WIDTH", 96)
         model, processor = tiny.build("llava", ["?", "unknown"])
     lesson = FolderStudy(root, root / "facts.csv", root / "recipe.yaml").lesson()
     finetune(model, processor, lesson, FinetuneConfig(steps=steps, batch=24, text_batch=8, vision_lr=1e-3))

@@ -14,9 +14,17 @@ import pytest
 
 from unsee.cli import main
 from unsee.data.export import export
+from unsee.evaluation.engine import Batched
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "evaluation.md"
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Answers of eight tokens at most: an untaught model goes on to the limit, which is up to 300."""
+    generate = Batched.generate
+    monkeypatch.setattr(Batched, "generate", lambda self, prompts, tokens: generate(self, prompts, min(tokens, 8)))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +116,7 @@ def test_teach_a_benchmark_and_not_its_forgotten(tmp_path, exported, checkpoints
 def test_a_recipe_runs_to_its_end(tmp_path, checkpoints, recipe):
     """The tiny twin: a small model of the same kind, exported data, few steps."""
     name, shape = recipe.partition("-")[0], "qwen2_vl" if "qwen2" in recipe else "llava"
-    export(name, tmp_path / "data", 20, 2)
+    export(name, tmp_path / "data", 20, 1)
     variables = {
         "MODEL": f"{checkpoints[shape]}", "DATA": f"{tmp_path / 'data'}", "OUT": f"{tmp_path / 'out'}",
         "TEACH": "--steps 1 --batch 2", "FORGET": "--steps 1 --batch 2",

@@ -102,9 +102,9 @@ def test_asking(short, monkeypatch, tmp_path):
 
 
 def test_the_rivals_step(short, monkeypatch, tmp_path):
-    flags = ("--shape", "tiny-llava", "--steps", "1", "--warmup", "0", "--methods", "unsee,graddiff,npo-checkpointing")
+    flags = ("--shape", "tiny-llava", "--steps", "1", "--warmup", "0", "--methods", "unsee,npo-checkpointing")
     data = run(short, monkeypatch, tmp_path, "versus", *flags)
-    assert data["ratios"]["unsee"].keys() == {"graddiff", "npo-checkpointing"}
+    assert data["ratios"]["unsee"].keys() == {"npo-checkpointing"}
 
 
 @pytest.fixture

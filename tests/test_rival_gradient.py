@@ -75,7 +75,7 @@ def test_po_trains_towards_the_refusal(llava):
     refused = answers.refusing(llava, llava.material.forget, UNKNOWN)
     assert {q.answer for e in refused for q in e.questions} == {UNKNOWN}
     before = loss(llava, refused), loss(llava, llava.material.forget)
-    run(llava, po)
+    run(llava, po, steps=12)
     assert loss(llava, refused) < before[0] - 1 and loss(llava, llava.material.forget) > before[1] + 1
 
 

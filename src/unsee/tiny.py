@@ -33,6 +33,7 @@ Shape = Literal["llava", "qwen2_vl"]
 IMAGE_SIZE = 72  # pixels
 PATCH = 12
 WIDTH = 192
+HEAD = 32  # of these a head has
 LANGUAGE_LAYERS = 4
 
 
@@ -72,8 +73,8 @@ def _text_config(tok: PreTrainedTokenizerFast) -> dict[str, Any]:
         "hidden_size": WIDTH,
         "intermediate_size": 512,
         "num_hidden_layers": LANGUAGE_LAYERS,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 6,
+        "num_attention_heads": WIDTH // HEAD,
+        "num_key_value_heads": WIDTH // HEAD,
         "max_position_embeddings": 512,
         "pad_token_id": tok.pad_token_id,
         "bos_token_id": None,
@@ -88,7 +89,7 @@ def _llava(words: Iterable[str]) -> tuple[Any, Any]:
         hidden_size=WIDTH,
         intermediate_size=4 * WIDTH,
         num_hidden_layers=6,
-        num_attention_heads=6,
+        num_attention_heads=WIDTH // HEAD,
         image_size=IMAGE_SIZE,
         patch_size=PATCH,
         projection_dim=WIDTH,
@@ -132,7 +133,7 @@ def _qwen2_vl(words: Iterable[str]) -> tuple[Any, Any]:
             "embed_dim": WIDTH,
             "hidden_size": WIDTH,
             "depth": 5,
-            "num_heads": 6,
+            "num_heads": WIDTH // HEAD,
             "mlp_ratio": 4,
             "patch_size": PATCH,
             "spatial_merge_size": 2,
