@@ -71,8 +71,8 @@ def sequences_picture() -> None:
     if not rows:
         return
     wide = max(map(len, rows.values()))
-    figure = Figure(figsize=(3.6 * (wide + 1), 3.6 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), wide + 1, squeeze=False)
+    figure = Figure(figsize=(3 * wide + 6.6, 3 * len(rows) + 0.8), layout="constrained")
+    grid = figure.subplots(len(rows), wide + 1, squeeze=False, width_ratios=[1] * wide + [1.2])
     for (*maps, curves), lines in zip(grid, rows.values(), strict=True):
         for axes in maps[len(lines) :]:
             axes.set_axis_off()
@@ -82,13 +82,13 @@ def sequences_picture() -> None:
             image = _heat(axes, found[line][0]["matrix"], fill(title, 32))
             for run, style in zip(found[line], ("-", "--", ":"), strict=False):
                 kept = [100 * look["retain"] for look in run["others"]]
-                label = title if run is found[line][0] else ""
+                label = fill(title, 24) if run is found[line][0] else ""
                 gone = [line.people * look["after"] for look in run["others"]]
                 curves.plot(gone, kept, style, color=color, label=label)
         curves.set(title="who stays", xlabel="forgotten", ylabel="names given, %", ylim=(0, 102))
         curves.grid(alpha=0.2)
-        curves.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
-    figure.colorbar(image, ax=grid[:, :-1], label="names of the forgotten still given, %", shrink=0.7)
+        curves.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+    figure.colorbar(image, ax=grid[:, :-1], label="names of the forgotten still given, %", location="bottom", shrink=0.4)
     figure.savefig(ROOT / "docs" / "sequences.png", dpi=100, metadata={"Software": None})
 
 
