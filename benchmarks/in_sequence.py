@@ -88,7 +88,8 @@ def sequences_picture() -> None:
         curves.set(title="who stays", xlabel="forgotten", ylabel="names given, %", ylim=(0, 102))
         curves.grid(alpha=0.2)
         curves.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
-    figure.colorbar(image, ax=grid[:, :-1], label="names of the forgotten still given, %", location="bottom", shrink=0.4)
+    bar = figure.colorbar(image, ax=grid[:, :-1], location="bottom", shrink=0.4)
+    bar.set_label("names of the forgotten still given, %")
     figure.savefig(ROOT / "docs" / "sequences.png", dpi=100, metadata={"Software": None})
 
 
