@@ -67,7 +67,7 @@ def sequences_picture() -> None:
     rows: dict[str, list[Line]] = {}
     for line in found:
         of = f"{line.study}, {'a hundred' if line.requests * line.people >= 100 else 'few'}"
-        rows.setdefault(of if line.form in SEQUENCES else "rivals", []).append(line)
+        rows.setdefault(of if line.form in SEQUENCES or line.study != "people" else "rivals", []).append(line)
     if not rows:
         return
     wide = max(map(len, rows.values()))
