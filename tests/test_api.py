@@ -23,9 +23,8 @@ CONFIG = ForgetConfig(steps=3, batch=4)
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    """Altered copies of each image, in place of five."""
+    """One altered copy of an image, in place of five."""
     monkeypatch.setattr(prepare, "COPIES", 1)
-    monkeypatch.setattr(prepare, "VIEWS", 12)
 
 
 @pytest.fixture(scope="module")
