@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -31,20 +33,25 @@ def folder(root: Path, concepts: dict[str, int], views: int = 4) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory) -> dict[str, Path]:
-    """Shape → folder written by save_pretrained. Nobody may write into it: tests copy it first."""
+def small_model(shape: str, words: Iterable[str]) -> tuple[Any, Any]:
+    """A fresh tiny model, half as wide and of one language layer, and its processor."""
     from unsee import tiny
 
-    saved = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
         patch.setattr(tiny, "WIDTH", 96)
-        for shape in SHAPES:
-            model, processor = tiny.build(shape, WORDS)
-            saved[shape] = tmp_path_factory.mktemp("models") / shape
-            model.save_pretrained(saved[shape])
-            processor.save_pretrained(saved[shape])
+        return tiny.build(shape, words)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Shape → folder written by save_pretrained. Nobody may write into it: tests copy it first."""
+    saved = {}
+    for shape in SHAPES:
+        model, processor = small_model(shape, WORDS)
+        saved[shape] = tmp_path_factory.mktemp("models") / shape
+        model.save_pretrained(saved[shape])
+        processor.save_pretrained(saved[shape])
     return saved
 
 

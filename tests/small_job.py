@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import small_model
 
-from unsee import tiny
 from unsee.concepts import Concept, Question, Request
 from unsee.data import people
 from unsee.rivals.job import Job
@@ -42,10 +42,7 @@ def small_material() -> Material:
 
 
 def small_job(shape: str, checkpoint: Path | None = None) -> Job:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
-        patch.setattr(tiny, "WIDTH", 96)
-        model, processor = tiny.build(shape, people.vocabulary())
+    model, processor = small_model(shape, people.vocabulary())
     return Job(model.eval(), processor, small_material(), checkpoint=checkpoint)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from tests.conftest import folder
+from tests.conftest import folder, small_model
 
-from unsee import tiny
 from unsee.config import FinetuneConfig
 from unsee.data.study import FolderStudy
 from unsee.finetune import finetune
@@ -42,10 +40,7 @@ def write_study(root: Path) -> Path:
 
 def teach(root: Path, out: Path, steps: int) -> Path:
     """A model of the LLaVA shape that was taught the study in ``root``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "LANGUAGE_LAYERS", 1)
-        patch.setattr(tiny, "WIDTH", 96)
-        model, processor = tiny.build("llava", ["?", "unknown"])
+    model, processor = small_model("llava", ["?", "unknown"])
     lesson = FolderStudy(root, root / "facts.csv", root / "recipe.yaml").lesson()
     finetune(model, processor, lesson, FinetuneConfig(steps=steps, batch=24, text_batch=8, vision_lr=1e-3))
     model.save_pretrained(out)
