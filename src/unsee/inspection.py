@@ -18,6 +18,7 @@ from unsee.vision.checkpoint import Checkpoint, readable
 from unsee.vision.families import OTHER
 from unsee.vision.module import Visual, load_visual
 from unsee.vision.trace import Trace, follow
+from unsee.vision.whole import refuse_incomplete, spare
 
 SIDE = 336  # pixels of the square image that is followed through the model
 PROGRAM = 800 * 2**20  # bytes that Python, torch and transformers take by themselves
@@ -103,8 +104,10 @@ class Inspection:
             [f"  {len(lower)} layers: below the last {self.depth:.0%} of the blocks ({lower[0]} …)"] if lower else []
         )
         lines += [f"  {count} parameter(s): {why} ({first[why]} …)" for why, count in reasons.most_common()]
-        fused = {n for n, _ in self.visual.model.named_parameters()} - set(self.checkpoint.visual.values())
-        return lines + ([f"  {len(fused)} parameter(s): parts of another tensor ({min(fused)} …)"] if fused else [])
+        more = spare(self.checkpoint)
+        if more:
+            lines.append(f"  {len(more)} tensor(s) of blocks that config.json does not ask for: not read ({more[0]} …)")
+        return lines
 
 
 def inspect(model: str, revision: str | None, trust: bool, depth: float = ForgetConfig.depth) -> Inspection:
@@ -112,6 +115,7 @@ def inspect(model: str, revision: str | None, trust: bool, depth: float = Forget
     checkpoint = Checkpoint.open(model, revision, trust)
     with readable(model):
         processor = AutoImageProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust)
+    refuse_incomplete(checkpoint)
     visual = Visual(checkpoint.skeleton, processor)
     grey = PIL.Image.fromarray(np.full((SIDE, SIDE, 3), 127, dtype=np.uint8))
     (pixels,) = visual.pixels([grey])

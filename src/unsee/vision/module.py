@@ -18,6 +18,7 @@ from unsee.concepts import ImageRef
 from unsee.errors import UnseeError
 from unsee.vision.checkpoint import Checkpoint, language_parts, readable, without_language
 from unsee.vision.families import Joined, family_of, per_image
+from unsee.vision.whole import LACKS, refuse_incomplete
 
 Pixels = dict[str, Tensor]  # one image as its processor gives it; every entry is joined along dimension 0
 
@@ -42,8 +43,7 @@ def load_visual(
     """
     checkpoint = Checkpoint.open(path, revision, trust)
     checkpoint.fetch(checkpoint.visual_files)
-    for name in checkpoint.visual:
-        checkpoint.entry(name)  # a damaged file is named before any is read
+    refuse_incomplete(checkpoint)  # a damaged file, or a missing tensor, is named before any is read
     stripped = without_language(checkpoint.model_class)
     with readable(path), ExitStack() as opened:
         files = {
@@ -57,10 +57,7 @@ def load_visual(
         processor = AutoImageProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust)
     if info["missing_keys"] or info["mismatched_keys"]:
         missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-        raise UnseeError(
-            f"the checkpoint '{path}' lacks {len(missing)} visual tensor(s), or has them in another shape: "
-            f"{', '.join(missing[:5])}. It is incomplete or of another model: download it again."
-        )
+        raise UnseeError(LACKS.format(path, len(missing), ", ".join(missing[:5])))
     visual = Visual(model.eval().to(device), processor)
     visual.checkpoint = checkpoint
     return visual
