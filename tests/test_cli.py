@@ -291,7 +291,7 @@ def test_a_file_size_limit_leaves_nothing_behind(checkpoints, images, tmp_path, 
         err = refused(capsys, flags, tmp_path / "run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "could not write" in err and "File too large" in err and ".tmp-" not in err
+    assert "could not write" in err and "File too large" in err and ".unsee-" not in err
 
 
 def test_a_full_disk_leaves_nothing_behind(checkpoints, images, tmp_path, capsys, fast, monkeypatch):
@@ -300,7 +300,7 @@ def test_a_full_disk_leaves_nothing_behind(checkpoints, images, tmp_path, capsys
 
     monkeypatch.setattr("unsee.vision.patch.save_file", full)
     err = refused(capsys, [*request_flags(checkpoints["llava"], images, tmp_path / "run"), *fast], tmp_path / "run")
-    assert "No space left on device. Nothing was left behind" in err
+    assert "No space left on device. Nothing of it was left behind" in err
 
 
 @pytest.mark.parametrize("subject", ["faces", "flags"])

@@ -58,7 +58,7 @@ def test_space_for_the_patched_shards_is_enough(base, made, tmp_path, monkeypatc
 def test_the_disk_fills_up_while_a_shard_is_copied(model, made, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("shutil.copyfile", half)
     said = refused(capsys, apply_flags(model, made / "patch", tmp_path / "new"), tmp_path)
-    assert "No space left on device. Nothing was left behind" in said and ".tmp-" not in said
+    assert "No space left on device. Nothing of it was left behind" in said and ".unsee-" not in said
 
 
 def test_a_target_that_cannot_be_made(model, images, made, tmp_path, capsys, monkeypatch):

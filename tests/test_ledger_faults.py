@@ -110,7 +110,7 @@ def full(*_: object, **__: object) -> None:
 def test_a_full_disk(what, ledger, unbroken, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(what, full)
-        assert "No space left on device. Nothing was left behind" in told(capsys, asked("run", ledger), 2)
+        assert "No space left on device. Nothing of it was left behind" in told(capsys, asked("run", ledger), 2)
     assert main(asked("audit", ledger)) == 0
     assert main(asked("run", ledger)) == 0
     whole(ledger, unbroken)

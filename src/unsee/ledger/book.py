@@ -22,7 +22,7 @@ from unsee.concepts import Concept
 from unsee.config import LedgerConfig
 from unsee.data.folder import read_folder
 from unsee.errors import UnseeError
-from unsee.files import locked, new_folder, sha256
+from unsee.files import locked, new_folder, sha256, sweep
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled
 from unsee.ledger.body import Body
@@ -70,6 +70,8 @@ class Ledger:
 
     def _sweep(self) -> None:
         """Remove files that the database knows nothing of."""
+        for room in (self.folder, self.folder / TURNS, self.folder / STATE):
+            sweep(room)
         known = {place_of(e.turn) for e in self.store.entries() if e.turn}
         known |= {place_of(t) for t in self.store.turns()}
         for path in (self.folder / TURNS).iterdir():
@@ -78,8 +80,6 @@ class Ledger:
         for path in (self.folder / STATE).iterdir():
             if path.name != self.store.get("state"):
                 path.unlink()
-        for path in self.folder.glob(".*.tmp-*"):
-            path.unlink()
 
     def state(self) -> State:
         """UnseeError: it is damaged, or not of the patches that stand on the base."""
