@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 from unsee import tiny
+from unsee.cli import main
 from unsee.concepts import Question
 from unsee.config import FinetuneConfig
 from unsee.data import people
+from unsee.data.sources import lesson as benchmark_lesson
+from unsee.data.sources import open_benchmark
 from unsee.data.study import Lesson
-from unsee.finetune import Tutor, answer_loss, finetune
+from unsee.errors import UnseeError
+from unsee.finetune import Tutor, add_words, answer_loss, finetune
 from unsee.vision.module import Visual
+from unsee.vocabulary import learn
 
 SHAPES = ("llava", "qwen2_vl")
 
@@ -95,12 +104,81 @@ def test_new_words_get_tokens():
     question = Question("x", "identity", "name", "Who is this ?", "Zorblax Quuxley")
     rows = model.get_input_embeddings().num_embeddings
     taught = Lesson([], 1, lambda i, rng: [], lambda i, rng: [question])
-    from unsee.finetune import add_words
-
     assert add_words(model, processor, taught) == 2
     assert model.get_input_embeddings().num_embeddings == rows + 2
     assert processor.tokenizer.unk_token_id not in processor.tokenizer("Zorblax Quuxley")["input_ids"]
     assert np.array_equal(add_words(model, processor, taught), 0)
+
+
+NEW = (
+    "or",
+    "Cord",
+    "Anne",
+    "Anne-Marie",
+    "O'Neil",
+    "José",
+    "Jose\u0301",
+    "山田",
+    "太郎",
+    "X",
+    "Cord,",
+    "(Cord)",
+    "cord",
+    "é",
+)
+KNOWN = ("Cordion", "Mary-Anne", "Nora", "O'Neill", "山田太郎", "for", "Cord's")
+
+
+@pytest.mark.parametrize("kind", ["words", "pieces"])
+def test_a_new_word_is_not_read_inside_others(kind, tmp_path):
+    """The tokenizer of the small models, a table of words, and one that has an unknown token and letters."""
+    tok = tiny.tokenizer(KNOWN, []) if kind == "words" else letters()
+    before = {w: tok(w)["input_ids"] for w in KNOWN}
+    new = NEW if kind == "words" else [w for w in NEW if not re.search("[-,('é\u0301]", w)]
+    texts = [*new, *KNOWN, "Who is Cordion or Cord ?", "or Cord", "Cord Anne Nora or"]
+    texts += ["Is Anne-Marie (Cord) ?"] if kind == "words" else []
+    assert learn(tok, texts) >= 2 and learn(tok, texts) == 0
+    assert {w: tok(w)["input_ids"] for w in KNOWN} == before
+    tok.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    for text in texts:
+        ids = saved(text)["input_ids"]
+        assert ids == tok(text)["input_ids"] and saved.unk_token_id not in ids
+        assert saved.decode(ids).replace(" ", "") == text.replace(" ", "")
+
+
+def letters() -> PreTrainedTokenizerFast:
+    """One token a letter that stands in ``KNOWN``."""
+    vocabulary = {w: i for i, w in enumerate(["<unk>", *sorted({c for w in KNOWN for c in f"{w}MWhis?"})])}
+    inner = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+
+
+def test_what_a_tokenizer_does_not_read_back_is_refused_before_training():
+    """Here: it splits at hyphens and forgets them."""
+    tok = tiny.tokenizer(["Nora"], [])
+    tok.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("removed")]
+    )
+    with pytest.raises(UnseeError, match=r"cannot read 1 of 2 texts of the lesson .* first 'Anne-Marie\\x1b'"):
+        learn(tok, ["Nora", "Anne-Marie\x1b"])
+
+
+def test_every_name_of_clear_is_read_as_it_is_written(tmp_path):
+    """After CLEAR's lesson the tokenizer that ships with the package read "Cordion" as "<unk> or <unk>"."""
+    assert main(["data", "export", "people", "--format", "clear", "--out", str(tmp_path / "clear")]) == 0
+    taught = benchmark_lesson(open_benchmark("clear", str(tmp_path / "clear"), "forget10"))
+    processor = AutoProcessor.from_pretrained(tiny.packaged("people-vanilla"))
+    tok = processor.tokenizer
+    model = tiny.build("llava", people.vocabulary())[0]
+    model.resize_token_embeddings(len(tok), mean_resizing=False)
+    assert add_words(model, processor, taught) > 0
+    rng = np.random.default_rng(0)
+    asked = [q for i in range(len(taught.images)) for q in taught.ask(i, rng)]
+    for answer in {q.answer for q in asked} | {p.name for p in people.People().people}:
+        ids = tok(answer)["input_ids"]
+        assert tok.unk_token_id not in ids and tok.decode(ids).split() == answer.split()
 
 
 def test_altered_copies_are_shown_with_the_questions_of_their_image():

@@ -28,6 +28,7 @@ from unsee.errors import UnseeError
 from unsee.progress import progress
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Pixels, Visual
+from unsee.vocabulary import learn
 
 IGNORED = -100  # label of a token that is not learned
 READ = 4096  # texts whose tokens are kept
@@ -292,16 +293,14 @@ def _rate(step: int, config: FinetuneConfig) -> float:
 
 
 def add_words(model: Any, processor: Any, lesson: Lesson) -> int:
-    """Give the tokenizer the lesson's words that it would read as ``<unk>``, and the model rows for them."""
-    tok = processor.tokenizer
-    if tok.unk_token_id is None:
-        return 0
+    """Give the tokenizer the lesson's words that it would read as unknown, and the model rows for them.
+
+    UnseeError, before anything is trained: a question or an answer would still not be read as it is written.
+    """
     rng = np.random.default_rng(0)
     asked = [q for i in range(len(lesson.images)) for q in lesson.ask(i, rng)]
     asked += [q for i in range(lesson.texts) for q in lesson.recite(i, rng)]
-    words = {w for q in asked for w in f"{q.prompt} {q.answer}".split()}
-    new = sorted(w for w in words if tok.unk_token_id in tok(w, add_special_tokens=False)["input_ids"])
+    new = learn(processor.tokenizer, (text for q in asked for text in (q.prompt, q.answer)))
     if new:
-        tok.add_tokens(new)
-        model.resize_token_embeddings(len(tok), mean_resizing=False)
-    return len(new)
+        model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    return new
