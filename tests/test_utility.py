@@ -25,6 +25,11 @@ WRITTEN = {
             "mme_perception_score_stderr,none": "N/A",
             "mme_cognition_score,none": 350,
         },
+        "mmbench_en_dev_static": {
+            "alias": "mmbench", "gpt_eval_score,none": 61.2, "gpt_eval_score_stderr,none": "N/A",
+            "gpt_eval_score_stderr_clt,none": 0.9, "gpt_eval_score_stderr_clustered,none": 1.1,
+            "submission,none": None,
+        },
         "scienceqa_img": {
             "alias": "scienceqa_img", "exact_match,none": 0.7, "exact_match_stderr,none": 0.01,
             "exact_match,flexible": 0.8, "exact_match_stderr,flexible": "N/A", "submission,none": None,
@@ -43,6 +48,9 @@ else:
     folder = pathlib.Path(args["--output_path"]) / "tiny__llava"
     folder.mkdir()
     (folder / "20260101_000000_results.json").write_text({written!r})
+    sent = pathlib.Path(args["--output_path"]) / "submissions"
+    sent.mkdir()
+    (sent / "mmbench_en_dev_static_results.json").write_text(json.dumps({{"overall_acc": 0.6, "category_acc": {{}}}}))
 """
 
 
@@ -58,6 +66,9 @@ def stand_in(tmp_path, monkeypatch):
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(module.sys, "executable", str(script))
         monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name)
+        for data in module.DATA.values():
+            (tmp_path / "cache" / f"datasets--somebody--{data}").mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(module.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         return asked
 
     return make
@@ -65,8 +76,9 @@ def stand_in(tmp_path, monkeypatch):
 
 def test_figures_are_read_with_their_errors(stand_in, checkpoints):
     asked = stand_in()
-    found = utility(checkpoints["llava"], ["mme", "scienceqa"], device="cpu")
+    found = utility(checkpoints["llava"], ["mme", "mmbench", "scienceqa"], device="cpu")
     assert found == {
+        "mmbench": {"gpt_eval_score": {"value": 61.2, "stderr": None}},
         "mme": {
             "mme_perception_score": {"value": 1510.7, "stderr": None},
             "mme_cognition_score": {"value": 350.0, "stderr": None},
@@ -77,7 +89,7 @@ def test_figures_are_read_with_their_errors(stand_in, checkpoints):
         },
     }
     args = json.loads(asked.read_text())
-    assert args["--model"] == "llava_hf" and args["--tasks"] == "mme,scienceqa_img"
+    assert args["--model"] == "llava_hf" and args["--tasks"] == "mme,mmbench_en_dev_static,scienceqa_img"
     assert args["--model_args"] == f"pretrained={checkpoints['llava'].resolve()},device_map=cpu"
 
 
@@ -105,16 +117,22 @@ def test_tasks_that_are_not_there(stand_in, checkpoints, monkeypatch):
 
 def test_figures_are_put_into_ours(tmp_path):
     file = tmp_path / "metrics.json"
-    file.write_text(json.dumps({"forget": 0.1, "utility": {"pope": {"a": {"value": 1.0, "stderr": None}}}}))
-    merge(file, {"mme": {"b": {"value": 2.0, "stderr": 0.5}}})
+    file.write_text(
+        json.dumps({"forget": 0.1, "utility": {"vanilla": {"pope": {"a": {"value": 1.0, "stderr": None}}}}})
+    )
+    for model, value in (("vanilla", 2.0), ("forgot", 1.0), ("vanilla", 3.0)):
+        merge(file, model, {"mme": {"b": {"value": value, "stderr": 0.5}}})
     assert json.loads(file.read_text()) == {
         "forget": 0.1,
-        "utility": {"pope": {"a": {"value": 1.0, "stderr": None}}, "mme": {"b": {"value": 2.0, "stderr": 0.5}}},
+        "utility": {
+            "vanilla": {"pope": {"a": {"value": 1.0, "stderr": None}}, "mme": {"b": {"value": 3.0, "stderr": 0.5}}},
+            "forgot": {"mme": {"b": {"value": 1.0, "stderr": 0.5}}},
+        },
     }
     for text in ("no json", "[1]"):
         file.write_text(text)
         with pytest.raises(UnseeError, match="is no file of results"):
-            merge(file, {})
+            merge(file, "vanilla", {})
     assert set(TASKS) == {"mme", "pope", "mmbench", "scienceqa", "mmmu", "mmlu"}
 
 
@@ -143,3 +161,16 @@ def test_lmms_eval_itself_asks_the_tiny_model(tmp_path):
     assert found["people"]["exact_match"]["value"] == pytest.approx(right) and right > 0.5
     with pytest.raises(UnseeError, match="lmms-eval failed: .*nothing"):
         utility(packaged("people-vanilla"), ["nothing"], folder=folder)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_data_that_cannot_be_had_are_told_before_any_work(offline, stand_in, checkpoints, monkeypatch, tmp_path):
+    asked = stand_in()
+    shutil.rmtree(tmp_path / "cache" / "datasets--somebody--POPE")
+    monkeypatch.setattr(module.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(module.constants, "ENDPOINT", "http://127.0.0.1:9")
+    why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+    with pytest.raises(UnseeError, match=f"the data of pope are not in the Hugging Face cache, and {why}.*without it"):
+        utility(checkpoints["llava"], ["mme", "pope"])
+    assert not asked.exists()
+    assert utility(checkpoints["llava"], ["mme"])["mme"]

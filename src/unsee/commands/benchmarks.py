@@ -207,6 +207,6 @@ def utility(
     if not results.is_file():
         raise UnseeError(f"'{results}' is no file. Give the metrics.json that unsee evaluate wrote.")
     figures = utility(model, [t.strip() for t in tasks.split(",")], device_of(device), task_folder, limit)
-    merge(results, figures)
+    merge(results, model, figures)
     for task, metrics in figures.items():
         print(f"{task}: " + ", ".join(f"{name} {figure['value']:.4g}" for name, figure in metrics.items()))
