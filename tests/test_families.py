@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,12 +18,19 @@ from unsee import api
 from unsee.concepts import Request
 from unsee.config import ForgetConfig
 from unsee.data.folder import read_folder
+from unsee.errors import UnseeError
+from unsee.prepare import chosen
+from unsee.rivals import ours
+from unsee.rivals.job import Job
+from unsee.rivals.material import Example, Material
 from unsee.vision import blocks
 from unsee.vision.checkpoint import Checkpoint, language_parts
 from unsee.vision.families import FAMILIES
 from unsee.vision.module import Visual, load_visual
 from unsee.vision.patch import apply_patch
+from unsee.vision.trace import trace
 
+WITHIN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")  # their projector lies within the tower
 CONFIG = ForgetConfig(steps=12, batch=4, lr=3e-3, bf16=False, stop=0, replay=0, keep=1.0, penalty=1.0)
 LLAMA4, BLIP = "llama4", "blip_2"  # their forward takes no text alone; their language models do
 
@@ -152,6 +160,37 @@ def test_every_block_trains_and_the_short_way_is_the_long_way(family, request_):
     changed = {n for n, t in visual.model.state_dict().items() if not torch.equal(t, before[n])}
     assert changed == {f"{n}.weight" for n in result.delta}
     assert len(blocks.tower(dict.fromkeys(result.delta))) >= 2
+
+
+NO_LINEAR = ("gemma3",)  # the projector is one bare parameter
+
+
+def test_projector_only_trains_layers_of_the_projector_only(family, request_, monkeypatch):
+    name, _ = family
+    asked: list[ForgetConfig] = []
+    monkeypatch.setattr(ours.api, "forget", lambda *_, config, **__: asked.append(config) or SimpleNamespace(delta={}))
+    job = bare_job(name, request_)
+    if name in NO_LINEAR:
+        with pytest.raises(UnseeError, match="the projector of .* has no linear layer"):
+            ours.projector_only(job, CONFIG)
+        return
+    ours.projector_only(job, CONFIG)
+    trained = chosen(trace(job.visual, job.pixels(job.material.forget)[0]), asked[0])
+    towers = (job.visual.family.encoder or "vision_tower").split(", ")
+    assert trained
+    assert all(job.visual.family.in_projector(n) for n in trained)
+    assert name in WITHIN or not any(f".{tower}." in n for n in trained for tower in towers)
+    kinds = {id(p) for p in job.parameters("language").values()}
+    assert not any(id(job.model.get_submodule(n).weight) in kinds for n in trained)
+
+
+def bare_job(name: str, request: Request) -> Job:
+    """Without words: the families have no tokenizer here."""
+    model, image_processor = families.build(name)
+    tokenizer = SimpleNamespace(eos_token_id=2, pad_token_id=0, bos_token=None)
+    example = Example(request.forget[0].id, request.forget[0].images[0], ())
+    material = Material(request, (example,), (), (), (), ())
+    return Job(model, SimpleNamespace(image_processor=image_processor, tokenizer=tokenizer), material)
 
 
 def test_the_list_of_families_is_tested(family):

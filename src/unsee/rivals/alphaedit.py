@@ -98,8 +98,8 @@ def forget(job: Job, config: Config) -> None:
             "AlphaEdit's null space is that of retained and neutral images, and some are missing: give both."
         )
     probe = job.pixels(given.forget[:2])
-    projector = job.linears("projector")
     linears = trace(job.visual, probe[0]).linears
+    projector = {} if config.depth else job.projector()
     names = upper_layers(linears, config.depth) if config.depth else [n for n in linears if n in projector]
     upper = Upper(job.visual, linears, names, probe, bf16=False)
     known = _shown(job, upper, given.forget, config.images)

@@ -164,7 +164,7 @@ class Job:
             "all": lambda n, p: True,
             "language": lambda n, p: id(p) in language,
             "visual": lambda n, p: id(p) not in language,
-            "projector": lambda n, p: id(p) not in language and ("projector" in n or "merger" in n),
+            "projector": lambda n, p: id(p) not in language and self.visual.family.in_projector(n),
         }
         return {n: p for n, p in self.model.named_parameters() if wanted[part](n, p)}
 
@@ -181,6 +181,16 @@ class Job:
             and m is not self.model.get_output_embeddings()
             and (id(m.weight) in language or n in reached)
         }
+
+    def projector(self) -> dict[str, nn.Linear]:
+        """The projector's linear layers. UnseeError: it has none, so that a method that trains it alone cannot."""
+        found = self.linears("projector")
+        if not found:
+            raise UnseeError(
+                f"the projector of {type(self.model).__name__} has no linear layer that reaches the features. Leave "
+                f"this method out for this model."
+            )
+        return found
 
     @contextmanager
     def training(self, config: Training, part: Part) -> Iterator[dict[str, nn.Parameter]]:

@@ -33,7 +33,7 @@ def from_statistics(job: Job, config: ForgetConfig) -> None:
 
 
 def projector_only(job: Job, config: ForgetConfig) -> None:
-    with_images(job, replace(config, layers=",".join(job.linears("projector"))))
+    with_images(job, replace(config, layers=",".join(job.projector())))
 
 
 row: Callable[..., Method] = partial(

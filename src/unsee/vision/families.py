@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 Joined = dict[str, Tensor]  # what the processor gave of several images, joined along dimension 0
+USUAL = ("projector", "merger", "connector")  # in the names of projectors of families without a row
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Family:
     features: Callable[[Any, Joined], Any] | None = None
     inputs: tuple[str, ...] = ()
     rows: Callable[[Any, Joined, tuple[int, ...]], Tensor | None] | None = None
+
+    def in_projector(self, name: str) -> bool:
+        """Whether a parameter or layer called so in the model belongs to the projector."""
+        if self.projector:
+            return any(f".{part}." in f".{name}." for part in self.projector.split(", "))
+        return any(part in name for part in USUAL)
 
 
 def _mllama(model: Any, joined: Joined) -> list[Tensor]:
@@ -80,7 +87,8 @@ def _llama4(model: Any, joined: Joined) -> Tensor:
 FAMILIES: tuple[Family, ...] = (
     Family(("llava", "vipllava"), "vision_tower", "multi_modal_projector"),
     Family(("llava_next", "llava_next_video", "llava_onevision"), "vision_tower", "multi_modal_projector"),
-    Family(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "visual", "visual.merger", together=True),
+    Family(("qwen2_vl", "qwen2_5_vl"), "visual", "visual.merger", together=True),
+    Family(("qwen3_vl", "qwen3_vl_moe"), "visual", "visual.merger, visual.deepstack_merger_list", together=True),
     Family(("glm4v", "glm4v_moe"), "visual", "visual.merger", together=True),
     Family(("idefics2", "idefics3", "smolvlm"), "vision_model", "connector", nested=True, rows=_idefics_rows),
     Family(("internvl", "got_ocr2"), "vision_tower", "multi_modal_projector"),
