@@ -16,16 +16,18 @@ from unsee import prepare
 from unsee.concepts import Concept, Request
 from unsee.config import ForgetConfig
 from unsee.data.folder import read_folder
+from unsee.data.given import with_images
 from unsee.errors import UnseeError
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled
 from unsee.forgetting.run import Forgetting, Forgotten
 from unsee.vision import patch as patches
 from unsee.vision.attention import attention_for
+from unsee.vision.given import in_float32, visual_of
 from unsee.vision.module import Visual
 from unsee.vision.patch import Patch
 
-Source = Path | str | Sequence[Concept]
+Source = Path | str | Sequence[Concept]  # an image of a concept may be a path, a PIL image or an array too
 
 
 @dataclass
@@ -39,21 +41,23 @@ class Result(Forgotten):
 
 
 def concepts_of(source: Source | None) -> list[Concept]:
-    """A folder ``DIR/<concept>/*.jpg`` or concepts as they are."""
+    """A folder ``DIR/<concept>/*.jpg``, or concepts. UnseeError: something else."""
     if source is None:
         return []
-    return list(read_folder(source).concepts) if isinstance(source, str | Path) else list(source)
+    if isinstance(source, str | Path):
+        return list(read_folder(source).concepts)
+    return [with_images(concept) for concept in source]
 
 
 def statistics(model: Any, processor: Any, images: Source, config: ForgetConfig | None = None) -> Moments:
     """Second moments of ``images``, and their distribution where they enter the upper blocks.
 
     All that forgetting needs of what is to stay, of the layers that ``config`` would train (--depth). They add with
-    ``+``. ``model``: a whole one and its ``processor``; or what ``load_visual`` gave, and None.
+    ``+``. ``model``: a whole one, as for ``forget``, and its ``processor``; or what ``load_visual`` gave, and None.
     """
-    visual = model if isinstance(model, Visual) else Visual(model, processor)
-    with attention_for(visual.model, training=False):
-        return prepare.statistics(visual, concepts_of(images), config or ForgetConfig())
+    concepts, visual = concepts_of(images), visual_of(model, processor)
+    with in_float32(visual), attention_for(visual.model, training=False):
+        return prepare.statistics(visual, concepts, config or ForgetConfig())
 
 
 def forget(
@@ -73,7 +77,9 @@ def forget(
 ) -> Result:
     """Make ``model`` forget the concepts in ``forget``, in place. Only its visual module is used, read and changed.
 
-    ``model``: a whole one and its ``processor``, or what ``load_visual`` gave. ``retain``: images of what is to stay,
+    ``model``: a whole one and its ``processor``, or what ``load_visual`` gave. One in float16 or bfloat16 is computed
+    with in float32 and written back; its patch is of that dtype. Compiled or in training it is served too; not with
+    adapters, quantised weights, or on several devices. ``retain``: images of what is to stay,
     used in the loss; or ``statistics`` of them, when the images are gone. ``neutral``: the same kind of picture, of
     concepts the model was not taught. ``reference``: the visual module of a model that never learned them, for the
     region of that name. ``checkpoint``: a folder from which an interrupted call resumes, to the bit, and which takes
@@ -84,17 +90,18 @@ def forget(
     config = config or ForgetConfig()
     started = time.perf_counter()
     request = Request(concepts_of(forget), concepts_of(retain), concepts_of(neutral))
-    visual = model if isinstance(model, Visual) else Visual(model, processor)
-    with attention_for(visual.model, training=False):
-        job = prepare.prepare(visual, request, statistics, config, reference, checkpoint, base, settled)
-    ready = time.perf_counter()
-    eager = config.bf16 and job.module.few_rows
-    trained = [f"{n}.weight" for n in job.layers]
-    with attention_for(visual.model, eager), visual.training(trained), job.module.alone():
-        done = job.run(checkpoint, watch)
-        patch, undo = make_patch(visual, job, config, [opaque(c) for c in request.forget])
-        moments = job.moments
-        del job  # before the lower blocks come back
+    visual = visual_of(model, processor)
+    with in_float32(visual):
+        with attention_for(visual.model, training=False):
+            job = prepare.prepare(visual, request, statistics, config, reference, checkpoint, base, settled)
+        ready = time.perf_counter()
+        eager = config.bf16 and job.module.few_rows
+        trained = [f"{n}.weight" for n in job.layers]
+        with attention_for(visual.model, eager), visual.training(trained), job.module.alone():
+            done = job.run(checkpoint, watch)
+            patch, undo = make_patch(visual, job, config, [opaque(c) for c in request.forget])
+            moments = job.moments
+            del job  # before the lower blocks come back
     cost = {"prepare_seconds": ready - started, "loop_seconds": time.perf_counter() - ready}
     return Result(**vars(done), moments=moments, patch=patch, undo=undo, cost=cost)
 
@@ -105,8 +112,10 @@ def make_patch(visual: Visual, job: Forgetting, config: ForgetConfig, forgotten:
     new = {f"{n}.weight": m.weight.detach() for n, m in job.layers.items()}
     checkpoint = visual.checkpoint
     if checkpoint is None:
-        old = {f"{n}.weight": w.to("cpu", new[f"{n}.weight"].dtype) for n, w in job.start.items()}
-        before, after = (revert_weight_conversion(visual.model, tensors) for tensors in (old, _copied(new)))
+        kinds = {n: visual.stored.get(n, t.dtype) for n, t in new.items()}
+        old = {f"{n}.weight": w.to("cpu", kinds[f"{n}.weight"]) for n, w in job.start.items()}
+        copied = {n: t.to("cpu", kinds[n], copy=True) for n, t in new.items()}
+        before, after = (revert_weight_conversion(visual.model, tensors) for tensors in (old, copied))
         return patches.make(before, after, info)
     if checkpoint.revision:
         info |= {"model": checkpoint.name, "revision": checkpoint.revision}
@@ -119,10 +128,6 @@ def make_patch(visual: Visual, job: Forgetting, config: ForgetConfig, forgotten:
     before = {on_disk[n]: job.start[n.removesuffix(".weight")].to("cpu", dtypes[n]) for n in new}
     after = {on_disk[n]: t.to("cpu", dtypes[n], copy=True) for n, t in new.items()}
     return patches.make(before, after, info)
-
-
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t.to("cpu", copy=True) for n, t in tensors.items()}
 
 
 def opaque(concept: Concept) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
+from unsee.chat import chat, refuse_words
 from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
 from unsee.data.augment import augment
@@ -74,17 +75,11 @@ class Packed:
     positions: Tensor
 
 
-def chat(processor: Any, question: str, image: bool) -> str:
-    """The question in the model's own chat format, ready for its answer."""
-    content: list[dict[str, str]] = [{"type": "image"}] if image else []
-    message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
-    return processor.apply_chat_template([message], add_generation_prompt=True)
-
-
 class Tutor:
     """Turns questions into packed rows of tokens for one model."""
 
     def __init__(self, model: Any, processor: Any) -> None:
+        refuse_words(processor)
         self.model, self.tokenizer = model, processor.tokenizer
         self.processor = processor
         self.image_token: Any = getattr(model.config, "image_token_id", None)
@@ -97,6 +92,11 @@ class Tutor:
     def row(self, questions: Sequence[Question], image_tokens: int) -> Row:
         image = image_tokens > 0
         prompts = [self._ids(q.prompt, image) for q in questions]
+        if image and self.image_token not in prompts[0]:
+            raise UnseeError(
+                f"the prompt, as the tokenizer reads it, has no token {self.image_token}, which by config.json "
+                f"stands for an image. Take config.json, the tokenizer and the chat format from one checkpoint."
+            )
         shared = prompts[0].index(self.image_token) + 1 if image else 0
         prefix = self.spread(prompts[0][:shared], [image_tokens])
         answers = [self.answer(q.answer) for q in questions]
@@ -218,7 +218,7 @@ def finetune(
         mixed_precision="no", cpu=not torch.cuda.is_available()
     )  # one choice a process: ours is below
     visual, tutor = Visual(model, processor), Tutor(model, processor)
-    visual_ids = {id(p) for n, p in visual.parameters().items() if "projector" not in n and "merger" not in n}
+    visual_ids = {id(p) for n, p in visual.parameters().items() if not visual.family.in_projector(n)}
     groups = [
         {"params": [p for p in model.parameters() if id(p) in visual_ids], "peak": config.vision_lr},
         {"params": [p for p in model.parameters() if id(p) not in visual_ids], "peak": config.lr},

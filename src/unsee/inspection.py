@@ -17,7 +17,7 @@ from unsee.vision.blocks import ACTIVATIONS, ROOM, tower, upper_layers
 from unsee.vision.checkpoint import Checkpoint, readable
 from unsee.vision.families import OTHER
 from unsee.vision.module import Visual, load_visual
-from unsee.vision.trace import Trace, follow
+from unsee.vision.trace import Strange, Trace, follow, running
 from unsee.vision.whole import refuse_incomplete, spare
 
 SIDE = 336  # pixels of the square image that is followed through the model
@@ -117,12 +117,15 @@ def inspect(model: str, revision: str | None, trust: bool, depth: float = Forget
         processor = AutoImageProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust)
     refuse_incomplete(checkpoint)
     visual = Visual(checkpoint.skeleton, processor)
+    visual.checkpoint = checkpoint
+    visual.refuse_unlike()
     grey = PIL.Image.fromarray(np.full((SIDE, SIDE, 3), 127, dtype=np.uint8))
     (pixels,) = visual.pixels([grey])
     try:
         traced = follow(visual, pixels)
-    except RuntimeError:  # shapes hang on values: its weights are needed
-        traced = follow(load_visual(model, revision, trust), pixels)
+    except Strange:  # shapes hang on values: its weights are needed
+        with running(visual, pixels):
+            traced = follow(load_visual(model, revision, trust), pixels)
     return Inspection(checkpoint, visual, traced, upper_layers(traced.linears, depth), depth, speed())
 
 

@@ -30,6 +30,7 @@ from unsee.forgetting.region import Images, Region
 from unsee.forgetting.replay import Replay, directions
 from unsee.forgetting.run import Forgetting
 from unsee.progress import progress, say
+from unsee.untrusted import shown
 from unsee.vision.blocks import HIDDEN, Upper, upper_layers
 from unsee.vision.module import Pixels, Visual
 from unsee.vision.patch import fingerprint
@@ -67,7 +68,7 @@ def prepare(
     """
     moments = Moments.load(statistics) if isinstance(statistics, str | Path) else statistics
     _check(request, moments, config, reference)
-    check_finite(visual)
+    check_inputs(visual, [*request.forget, *request.retain, *request.neutral])
     meta = {"model": fingerprint(visual.tensors())}
     inputs = _inputs(request, meta["model"], moments, reference) if folder else []
     if moments and moments.meta.get("model") != meta["model"] and moments.meta.get("model") != _before(visual, base):
@@ -148,9 +149,9 @@ def _agreed(upper: Upper) -> Upper:
 
 
 def _stored(visual: Visual, layers: Sequence[str]) -> dict[str, torch.dtype]:
-    """The dtype in which each layer's weight lies in the checkpoint, where there is one."""
+    """The dtype in which each layer's weight lies in the checkpoint, or will lie in the model, where that is told."""
     if visual.checkpoint is None:
-        return {}
+        return {n: visual.stored[f"{n}.weight"] for n in layers if f"{n}.weight" in visual.stored}
     entries = {module: visual.checkpoint.entry(disk) for disk, module in visual.checkpoint.visual.items()}
     return {n: entries[f"{n}.weight"].dtype for n in layers if f"{n}.weight" in entries}
 
@@ -237,7 +238,7 @@ def _look(
 
 def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig) -> Moments:
     """Moments and distribution over any number of images, of which few are open at a time."""
-    check_finite(visual)
+    check_inputs(visual, concepts)
     probe = _probe(visual, concepts)
     seen = trace(visual, probe[0])
     trained = chosen(seen, config)
@@ -417,6 +418,22 @@ def _check(request: Request, moments: Moments | None, config: ForgetConfig, refe
         raise UnseeError(
             "region 'mean' needs retained images: give --retain DIR, or --region neutral with --neutral DIR."
         )
+
+
+def check_inputs(visual: Visual, concepts: Sequence[Concept]) -> None:
+    """Refuse a model that cannot be worked with, and pictures that it cannot be shown, before any work."""
+    visual.refuse_unlike()
+    check_finite(visual)
+    if bad := misfits(visual, concepts):
+        first, reason = next(iter(bad.items()))
+        more = f" {len(bad) - 1} more picture(s) do not fit either." if len(bad) > 1 else ""
+        raise UnseeError(f"{shown(first)}: {reason}.{more} Crop or delete what does not fit, or give --skip-bad.")
+
+
+def misfits(visual: Visual, concepts: Sequence[Concept]) -> dict[str, str]:
+    """Ids of image files whose size the model cannot be shown, and why. Drawn images are opened when they are used."""
+    files = [i for c in concepts for i in c.images if isinstance(i, FileImage)]
+    return {i.id: reason for i in files if (reason := visual.fits(i.size))}
 
 
 def check_finite(visual: Visual) -> None:

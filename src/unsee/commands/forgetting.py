@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from unsee import processes
-from unsee.commands.shared import Device, checkpoints, device_of, pick, place, read
+from unsee.commands.shared import Device, checkpoints, device_of, fitting, pick, place, read
 from unsee.concepts import Request
 from unsee.config import ForgetConfig
 from unsee.errors import UnseeError
@@ -68,6 +68,8 @@ def forget(
         where = device_of(device)
         visual = load_visual(model, revision, trust_remote_code, where)
         never = load_visual(reference, None, trust_remote_code, where) if reference else None
+    if skip_bad:
+        request = Request(*(fitting(visual, of) for of in (request.forget, request.retain, request.neutral)))
     if dry_run:
         _dry_run(visual, request, statistics, config, never, started)
         return
@@ -160,6 +162,8 @@ def statistics(
 
     with processes.alike():
         visual = load_visual(model, revision, trust_remote_code, device_of(device))
+    if skip_bad:
+        chosen = fitting(visual, chosen)
     moments = api.statistics(visual, None, chosen, ForgetConfig(depth=depth))
     with processes.alike():
         if processes.first():

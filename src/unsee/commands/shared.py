@@ -8,13 +8,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unsee import processes
 from unsee.concepts import Concept
 from unsee.errors import UnseeError, nearest
 from unsee.files import new_folder
 from unsee.progress import say
+from unsee.untrusted import shown
+
+if TYPE_CHECKING:
+    from unsee.vision.module import Visual
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -26,6 +30,19 @@ def read(folder: Path, skip_bad: bool) -> list[Concept]:
     for bad in source.rejected:
         say(f"left out {bad.path}: {bad.reason}")
     return list(source.concepts)
+
+
+def fitting(visual: Visual, concepts: Sequence[Concept]) -> list[Concept]:
+    """Without the pictures whose size the model cannot be shown, for --skip-bad. UnseeError: nothing is left of one."""
+    from unsee.prepare import misfits
+
+    bad = misfits(visual, concepts)
+    for image, reason in bad.items():
+        say(f"left out {shown(image)}: {reason}")
+    left = [Concept(c.id, tuple(i for i in c.images if i.id not in bad)) for c in concepts]
+    if empty := [c.id for c in left if not c.images]:
+        raise UnseeError(f"no picture that the model can be shown is left of '{shown(empty[0])}'. Leave it out.")
+    return left
 
 
 def pick(concepts: Sequence[Concept], names: str, flag: str) -> list[Concept]:

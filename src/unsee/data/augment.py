@@ -14,6 +14,7 @@ def augment(image: PIL.Image.Image, rng: np.random.Generator) -> PIL.Image.Image
     w, h = image.size
     share = rng.uniform(0.85, 1.0)
     x, y = rng.uniform(0, 1 - share) * w, rng.uniform(0, 1 - share) * h
-    cut = turned.crop((int(x), int(y), int(x + share * w), int(y + share * h))).resize((w, h), resampling.BICUBIC)
+    right, below = max(int(x) + 1, int(x + share * w)), max(int(y) + 1, int(y + share * h))  # of one pixel, that one
+    cut = turned.crop((int(x), int(y), right, below)).resize((w, h), resampling.BICUBIC)
     lit = ImageEnhance.Brightness(cut).enhance(rng.uniform(0.85, 1.15))
     return ImageEnhance.Contrast(lit).enhance(rng.uniform(0.85, 1.15))

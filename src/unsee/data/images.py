@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import PIL.Image
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
 
 from unsee.concepts import ImageRef
 from unsee.errors import UnseeError
@@ -20,6 +21,7 @@ from unsee.errors import UnseeError
 FORMATS = ("JPEG", "PNG", "WEBP")  # every further format is further C code that a stranger's file can reach
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MEGA = 1_000_000
+TURNED = (5, 6, 7, 8)  # EXIF orientations of a picture that lies on its side
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ class FileImage:
 
     def load(self) -> PIL.Image.Image:
         return decode(self.path)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height as it is shown, upright; from its header where that tells."""
+        try:
+            with PIL.Image.open(self.path, formats=FORMATS) as image:
+                turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
+                return (image.height, image.width) if turned else image.size
+        except Exception:  # whatever Pillow raises on broken bytes: the decoder words it
+            return self.load().size
 
 
 def decode(source: Path | str | bytes, caps: Caps = CAPS) -> PIL.Image.Image:
@@ -120,7 +132,12 @@ def _decode(data: bytes, caps: Caps, path: Path | None) -> PIL.Image.Image:
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             raise BadImage(path, "an animation; save one frame of it")
         image.load()
-        return _rgb(ImageOps.exif_transpose(image))
+        return upright(image)
+
+
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A picture that somebody opened, as ``decode`` gives it: upright, RGB, on white where it was transparent."""
+    return _rgb(ImageOps.exif_transpose(image))
 
 
 def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -6,7 +6,8 @@ It also says whether a model may be asked the fast way.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,15 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from unsee.chat import chat, template_of
 from unsee.errors import UnseeError
 from unsee.evaluation.answer import likelihoods, padded, placed
 from unsee.evaluation.ask import Prompt
 from unsee.evaluation.pictures import Encoded, Encoder, Picture
 from unsee.evaluation.reading import Reader, shared_rows
-from unsee.finetune import Row, Tutor, chat
+from unsee.finetune import Row, Tutor
 from unsee.vision.families import family_of
+from unsee.vision.processor import first_line
 
 MARK = "<image>"  # where the image stands in a raw prompt, whatever the model's own word for it
 GROWING = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask")
@@ -34,8 +37,6 @@ UNABLE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 def worded(processor: Any, prompt: Prompt) -> str:
     """The text that the model reads for ``prompt``, with its own word where the image stands."""
     images = prompt.images
-    if not prompt.raw and not processor.chat_template:
-        raise UnseeError("the model has no chat format (chat_template.jinja). Give prompts as it reads them: raw.")
     if not prompt.raw:
         return chat(processor, prompt.text, bool(images))
     if prompt.text.count(MARK) != len(images) or prompt.text.rstrip().endswith(MARK):
@@ -49,12 +50,26 @@ def worded(processor: Any, prompt: Prompt) -> str:
 def _own_mark(processor: Any) -> str:
     """What the chat format puts where an image is: Qwen2-VL's has a word before it and one behind."""
     word: str = processor.image_token
-    if not processor.chat_template:
+    if not template_of(processor):
         return word
     without, with_image = (chat(processor, "x", image) for image in (False, True))
     start = next(i for i, (a, b) in enumerate(zip(with_image, f"{without}\0", strict=False)) if a != b)
     found = with_image[start : start + len(with_image) - len(without)].strip()
     return found if word in found else word
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Within: what a model or its processor raises where its files do not belong together, as one UnseeError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except UNABLE as error:
+        raise UnseeError(
+            f"the model cannot be asked with its own processor: {first_line(error)}. Take config.json, "
+            f"processor_config.json, the tokenizer and the chat format from one checkpoint."
+        ) from error
 
 
 class Plain:
@@ -63,6 +78,11 @@ class Plain:
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor, self.tutor = model, processor, Tutor(model, processor)
         self.nested = family_of(model.config.model_type).nested
+        if getattr(processor, "patch_size", 0) is None:
+            raise UnseeError(
+                "processor_config.json has no patch_size, so that it is not known how many tokens an image takes. Copy "
+                "the file from the checkpoint that the model was made from, or set it to that of its vision_config."
+            )
 
     def inputs(self, text: str, images: Sequence[PIL.Image.Image]) -> dict[str, Any]:
         bos = self.tutor.tokenizer.bos_token
@@ -75,6 +95,7 @@ class Plain:
         return placed(self.model, {k: v.to(dtype) if _real(v) else v for k, v in given.items()})
 
     @torch.no_grad()
+    @_told()
     def generate(self, text: str, images: Sequence[PIL.Image.Image], tokens: int) -> str:
         inputs = self.inputs(text, images)
         out = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
@@ -82,6 +103,7 @@ class Plain:
         return said.strip()
 
     @torch.no_grad()
+    @_told()
     def score(self, text: str, images: Sequence[PIL.Image.Image], answer: str) -> tuple[Tensor, Tensor]:
         """Log-probability of each token of ``answer``, the end left out, and whether it is the likeliest."""
         tokens = torch.tensor(self.tutor.answer(answer)[:-1], dtype=torch.long)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ import PIL.Image
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoImageProcessor, AutoProcessor, PreTrainedTokenizerBase
 
 from unsee.concepts import ImageRef
 from unsee.errors import UnseeError
+from unsee.untrusted import shown
 from unsee.vision.checkpoint import Checkpoint, language_parts, readable, without_language
-from unsee.vision.families import Joined, family_of, per_image
+from unsee.vision.families import Joined, per_image
+from unsee.vision.processor import asked_of, first_line, refuse_unlike
 from unsee.vision.whole import LACKS, refuse_incomplete
 
 Pixels = dict[str, Tensor]  # one image as its processor gives it; every entry is joined along dimension 0
@@ -29,9 +31,17 @@ def load_full(
     """The whole model, for answering questions, and its processor."""
     checkpoint = Checkpoint.open(path, revision, trust)
     checkpoint.fetch(sorted(set(checkpoint.shards.values())))
+    refuse_incomplete(checkpoint)
     with readable(path):
-        model = checkpoint.model_class.from_pretrained(checkpoint.folder, config=checkpoint.config, dtype=dtype)
-        return model.eval(), AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust)
+        processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust)
+    refuse_unlike(asked_of(checkpoint.config, processor), checkpoint.config, f"'{path}'")
+    with readable(path):
+        model, info = checkpoint.model_class.from_pretrained(
+            checkpoint.folder, config=checkpoint.config, dtype=dtype, output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    _refuse_missing(path, info, "")
+    return model.eval(), processor
 
 
 def load_visual(
@@ -55,27 +65,34 @@ def load_visual(
             None, config=checkpoint.config, state_dict=slices, dtype=torch.float32, output_loading_info=True
         )
         processor = AutoImageProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust)
-    if info["missing_keys"] or info["mismatched_keys"]:
-        missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-        raise UnseeError(LACKS.format(path, len(missing), ", ".join(missing[:5])))
+    _refuse_missing(path, info, "visual ")
     visual = Visual(model.eval().to(device), processor)
     visual.checkpoint = checkpoint
     return visual
 
 
+def _refuse_missing(path: str | Path, info: dict[str, Any], kind: str) -> None:
+    """UnseeError: weights were made up, since the checkpoint has none of that name and shape."""
+    missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if missing:
+        raise UnseeError(LACKS.format(path, len(missing), kind, ", ".join(missing[:5])))
+
+
 class Visual:
     """Vision encoder and projector of ``model`` (a whole one or a stripped one): images in, features out.
 
-    ``checkpoint``: where it was loaded from, where ``load_visual`` did.
+    ``checkpoint``: where it was loaded from, where ``load_visual`` did. ``stored``: parameters that are float32 only
+    for now, and in which dtype they will be again.
     """
 
     checkpoint: Checkpoint | None = None
+    stored: Mapping[str, torch.dtype] = {}
     _running: Joined = {}
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
-        self.image_processor = getattr(processor, "image_processor", processor)
-        self.family = family_of(getattr(getattr(model, "config", None), "model_type", ""))
+        self.asked = asked_of(getattr(model, "config", None), processor)
+        self.image_processor, self.family = self.asked.processor, self.asked.family
         head = getattr(model, "model", model)
         self.head = head if hasattr(head, "get_image_features") else model
         if not self.family.features and not hasattr(self.head, "get_image_features"):
@@ -83,10 +100,12 @@ class Visual:
                 f"{type(model).__name__} has no get_image_features, so there is no visual module to change. "
                 f"unsee works on image-text-to-text models (LLaVA, Qwen2-VL, …)."
             )
-        self._settings: dict[str, int] = {}
-        if self.family.merged:
-            config = model.config
-            self._settings["patch_size"] = config.vision_config.patch_size * config.spatial_merge_size
+        if not callable(self.image_processor) or isinstance(self.image_processor, PreTrainedTokenizerBase):
+            raise UnseeError(
+                f"a {type(processor).__name__} is no processor of images. Give what AutoProcessor or "
+                f"AutoImageProcessor loads from the model's folder."
+            )
+        self._fits: dict[tuple[int, int], str | None] = {}  # by size: that is all that it hangs on
         self._any = next(iter(self.parameters().values()))  # looked up once: the walk costs a tenth of a small step
         self._inputs = set(self.family.inputs) or set(
             inspect.signature(inspect.unwrap(type(self.head).get_image_features)).parameters
@@ -123,12 +142,34 @@ class Visual:
         size = batch if self.family.together else 1
         result: list[Pixels] = []
         for start in range(0, len(images), size):
-            opened = [i if isinstance(i, PIL.Image.Image) else i.load() for i in images[start : start + size]]
+            opened = [self._opened(i) for i in images[start : start + size]]
             given = [opened] if self.family.nested else opened
-            out = self.image_processor(images=given, return_tensors="pt", **self._settings)
+            try:
+                out = self.image_processor(images=given, return_tensors="pt", **self.asked.settings)
+            except Exception as error:  # what it does not check of a picture's shape can end in anything
+                raise UnseeError(
+                    f"the model's image processor fails on {_named(images[start])}: {first_line(error)}. Leave it out."
+                ) from error
             kept = {k: v for k, v in out.items() if k in self._inputs and isinstance(v, Tensor)}
             result += _cut(kept, len(opened)) if self.family.together else [kept]
         return result
+
+    def refuse_unlike(self) -> None:
+        """UnseeError: the image processor gives something else than the tower takes."""
+        name = f"'{self.checkpoint.name}'" if self.checkpoint else type(self.model).__name__
+        refuse_unlike(self.asked, self.model.config, name)
+
+    def fits(self, size: tuple[int, int]) -> str | None:
+        """Why a picture of this width and height cannot be shown to the model; None: it can be."""
+        if size not in self._fits:
+            self._fits[size] = self.asked.fits(size)
+        return self._fits[size]
+
+    def _opened(self, image: ImageRef | PIL.Image.Image) -> PIL.Image.Image:
+        opened = image if isinstance(image, PIL.Image.Image) else image.load()
+        if reason := self.fits(opened.size):
+            raise UnseeError(f"{_named(image)}: {reason}. Crop it, or leave it out.")
+        return opened
 
     def buckets(self, batch: Sequence[Pixels]) -> list[list[int]]:
         """Images of a batch that can run in one pass: of equal shapes, or packed by their grids."""
@@ -167,6 +208,10 @@ class Visual:
         out = self.head.get_image_features(**joined, return_dict=True)
         levels = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
         return [torch.cat(parts) for parts in zip(*(per_image(level, images) for level in levels), strict=True)]
+
+
+def _named(image: ImageRef | PIL.Image.Image) -> str:
+    return "a picture" if isinstance(image, PIL.Image.Image) else shown(image.id)
 
 
 def _to(tensor: Tensor, like: Tensor) -> Tensor:

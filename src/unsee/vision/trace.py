@@ -22,6 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from unsee.errors import UnseeError
 from unsee.vision.checkpoint import skeleton_of
 from unsee.vision.module import Pixels, Visual
+from unsee.vision.processor import first_line
+
+Strange = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)  # of a model's forward
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,28 @@ def trace(visual: Visual, pixels: Pixels) -> Trace:
     skeleton = Visual(skeleton_of(_own_class(model), config), visual.image_processor)
     try:
         return follow(skeleton, pixels)
-    except RuntimeError:  # shapes hang on values that the meta device does not have
-        return follow(visual, pixels)
+    except Strange:  # shapes hang on values that the meta device does not have
+        with running(visual, pixels):
+            return follow(visual, pixels)
+
+
+@contextmanager
+def running(visual: Visual, pixels: Pixels) -> Iterator[None]:
+    """Within: a model that cannot take what its processor gives ends in one UnseeError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Strange as error:
+        given = ", ".join(f"{k} {' × '.join(map(str, v.shape))}" for k, v in pixels.items())
+        raise UnseeError(
+            f"{type(visual.model).__name__} cannot take what its image processor gives ({given}): {first_line(error)}. "
+            f"Take config.json and preprocessor_config.json from the same checkpoint."
+        ) from error
 
 
 def follow(visual: Visual, pixels: Pixels) -> Trace:
-    """As ``trace``, in ``visual`` itself; RuntimeError: it is on the meta device and cannot be followed there."""
+    """As ``trace``, in ``visual`` itself; Strange: it is on the meta device and cannot be followed there."""
     parameters = visual.parameters()
     modules = {n: m for n, m in visual.model.named_modules() if isinstance(m, nn.Linear)}
     rows, inputs = dict[str, int](), dict[str, Tensor]()

@@ -11,7 +11,7 @@ from unsee.errors import UnseeError
 from unsee.vision.checkpoint import Checkpoint, readable
 
 LACKS = (
-    "the checkpoint '{}' lacks {} visual tensor(s), or has them in another shape: {}. "
+    "the checkpoint '{}' lacks {} {}tensor(s), or has them in another shape: {}. "
     "It is incomplete or of another model: download it again."
 )
 BLOCK = re.compile(r"(.+?\.)\d+\.")  # of a numbered list of modules, in a tensor's name
@@ -22,13 +22,18 @@ def refuse_incomplete(checkpoint: Checkpoint) -> None:
 
     Of a hub's files only those that are here are looked into.
     """
+    if hasattr(checkpoint.config, "mm_vision_tower"):
+        raise UnseeError(
+            f"'{checkpoint.name}' is in the layout of LLaVA's own code (mm_vision_tower), which transformers does not "
+            f"read. Give the converted checkpoint, such as llava-hf/llava-v1.6-mistral-7b-hf."
+        )
     for name in checkpoint.visual:
         if (checkpoint.folder / checkpoint.shards[name]).is_file() or not checkpoint.revision:
             _check_entry(checkpoint, name)
     if lacking := missing(checkpoint):
         parts = sorted({_top(name) for name in lacking})
         listed = f"{', '.join(lacking[:5])}{' …' if len(lacking) > 5 else ''}, of {', '.join(parts)}"
-        raise UnseeError(LACKS.format(checkpoint.name, len(lacking), listed))
+        raise UnseeError(LACKS.format(checkpoint.name, len(lacking), "visual ", listed))
 
 
 def _check_entry(checkpoint: Checkpoint, name: str) -> None:
