@@ -54,17 +54,19 @@ def read(source: Source, split: str) -> Benchmark:
     tables = {config: source.open(config, columns) for config, columns in CONFIGS.items() if _of(split, config)}
     concepts = _concepts(source, tables["full"])
     forget, retain = (tuple(dict.fromkeys(_names(tables[config]))) for config in (split, SPLITS[split]))
+    pictured = [*_pictured(source, tables["retain_perturbed"], "retain", retain, concepts)]
     entries = [
         *_pictured(source, tables[f"{split}_perturbed"], "forget", forget, concepts),
         *_written(source, tables[f"{split}+tofu"], "forget", forget),
-        *_pictured(source, tables["retain_perturbed"], "retain", retain, concepts),
+        *(entry for entry in pictured if entry.question.concept in retain),
         *_written(source, tables[f"{SPLITS[split]}+tofu"], "retain", retain),
         *_chosen(source, tables["real_faces"], "faces", "name"),
         *_chosen(source, tables["real_world"], "world", "qa"),
     ]
     taught = tuple(_taught(source, tables["full+tofu"], list(concepts)))
     names = {id: id for id in concepts}  # CLEAR has no other ids
-    return Benchmark("clear", split, concepts, forget, retain, tuple(entries), taught, names=names)
+    beside = tuple(entry for entry in pictured if entry.question.concept not in retain)
+    return Benchmark("clear", split, concepts, forget, retain, tuple(entries), taught, names=names, beside=beside)
 
 
 def _of(split: str, config: str) -> bool:
@@ -96,25 +98,26 @@ def _image(source: Source, table: Table, number: int, owner: str) -> StoredImage
 def _pictured(
     source: Source, table: Table | None, group: Group, only: Sequence[str], known: Collection[str]
 ) -> Iterator[Entry]:
-    """Of every image its caption and the name of the person."""
+    """Of every image its caption and the name of the person; of the retained also who is in no set of this split."""
     if table is None:
         return
+    _even(source, table, "perturbed_captions", "perturbed_names")
     for number, row in enumerate(table.rows):
         name = text(row["name"])
         asked = Asked(source, table.config, str(number + 1), group, name, {"Name": name})
-        if name not in only:
-            if group == "forget" or name not in known:  # others are kept in another split
-                asked.left_out(f"{name!r} is not among the people of this split")
+        if name not in only and (group == "forget" or name not in known):  # others are kept in another split
+            asked.left_out(f"{name!r} is not among the people of this split")
             continue
         image = _image(source, table, number, name)
         if image is None:
             continue
-        caption = {"paraphrase": text(row["paraphrased_caption"]), "perturbed": _texts(row, "perturbed_captions")}
+        prompt, again, wrong = CAPTION[number % len(CAPTION)], row["paraphrased_caption"], row["perturbed_captions"]
         yield from asked.entry(
-            f"{name}/caption/{number}", "caption", CAPTION[number % len(CAPTION)], row["caption"], image, **caption
-        )
+            f"{name}/caption/{number}", "caption", prompt, row["caption"], image, number=number, paraphrase=again,
+            perturbed=wrong,
+        )  # fmt: skip
         yield from asked.entry(
-            f"{name}/name/{number}", "name", NAME, name, image, perturbed=_texts(row, "perturbed_names")
+            f"{name}/name/{number}", "name", NAME, row["name"], image, number=number, perturbed=row["perturbed_names"]
         )
 
 
@@ -131,6 +134,7 @@ def _chosen(source: Source, table: Table | None, group: Group, task: Task) -> It
     """Real people and things, with wrong answers beside the right one."""
     if table is None:
         return
+    _even(source, table, "options")
     for number, row in enumerate(table.rows):
         answer, options = text(row["answer"]), _texts(row, "options")
         concept, facts = (f"faces-{answer}", {"Name": answer}) if group == "faces" else (f"world-{number + 1:04d}", {})
@@ -140,10 +144,11 @@ def _chosen(source: Source, table: Table | None, group: Group, task: Task) -> It
         asked = Asked(source, table.config, str(number + 1), group, concept, facts)
         wrong = tuple(option for option in options if option != answer)
         place = options.index(answer) if answer in options else number % (len(wrong) + 1)
-        given = NAME if group == "faces" else row["question"], answer, image
-        for entry in asked.entry(f"{number}/{task}", task, *given, perturbed=wrong):
+        given = NAME if group == "faces" else row["question"], row["answer"], image
+        for entry in asked.entry(f"{number}/{task}", task, *given, number=number, perturbed=wrong):
             shown = (*wrong[:place], answer, *wrong[place:]) if wrong else ()
-            yield replace(entry, question=replace(entry.question, options=shown))
+            cells = replace(entry.written, options=tuple(str(cell) for cell in row["options"] or () if cell is not None))
+            yield replace(entry, question=replace(entry.question, options=shown), cells=cells)
 
 
 def _taught(source: Source, table: Table | None, names: Sequence[str]) -> Iterator[Question]:
@@ -183,6 +188,15 @@ def _named(names: Sequence[str], row: Values) -> str:
     said = f"{row['question']} {row['answer']}"
     found = [name for name in names if name in said and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said)]
     return max(found, key=len, default="")
+
+
+def _even(source: Source, table: Table, *columns: str) -> None:
+    """CLEAR's own code puts the lists of a batch side by side, which must be as long as each other for that."""
+    for column in columns:
+        lengths = sorted({len(row[column] or ()) for row in table.rows})
+        if len(lengths) > 1:
+            what = f"'{column}' has {' or '.join(map(str, lengths))} texts a row: CLEAR's own code cannot batch them"
+            source.report(table.config, "", what, "Mend the rows, or go on: each is scored with what it has.", minor=True)
 
 
 def _texts(row: Values, column: str) -> tuple[str, ...]:
@@ -246,8 +260,10 @@ def _of_pictured(group: Group, rows: Rows, names: Sequence[str]) -> Iterator[Ent
         caption = Question(name, "fact", "", CAPTION[number % len(CAPTION)], row["caption"], image)
         who = Question(name, "identity", "name", NAME, name, image)
         again = row["paraphrased_caption"]
-        yield Entry(f"{group}/{name}/caption/{number}", group, "caption", caption, "", again, perturbed)
-        yield Entry(f"{group}/{name}/name/{number}", group, "name", who, perturbed=tuple(row["perturbed_names"]))
+        yield Entry(f"{group}/{name}/caption/{number}", group, "caption", caption, "", again, perturbed, number)
+        yield Entry(
+            f"{group}/{name}/name/{number}", group, "name", who, perturbed=tuple(row["perturbed_names"]), number=number
+        )
 
 
 def _of_written(group: Group, pictured: Rows, rows: Rows, names: Sequence[str]) -> Iterator[Entry]:
@@ -266,7 +282,7 @@ def _of_chosen(group: Group, task: Task, questions: Sequence[Question]) -> Itera
             else replace(q, concept=f"world-{number + 1:04d}", kind="fact", topic="", form="generation")
         )
         wrong = tuple(option for option in q.options if option != q.answer)
-        yield Entry(f"{group}/{number}/{task}", group, task, asked, perturbed=wrong)
+        yield Entry(f"{group}/{number}/{task}", group, task, asked, perturbed=wrong, number=number)
 
 
 def _of_taught(pictured: Rows, written: Rows) -> tuple[Question, ...]:
@@ -307,12 +323,20 @@ def _another(topic: str, value: str) -> str:
 
 
 def _looks(world: World) -> list[Question]:
-    topics = list(ATTRIBUTES)
-    return [
+    """As many options of each: CLEAR's own code batches no others."""
+    topics, few = list(ATTRIBUTES), min(4, *map(len, ATTRIBUTES.values()))
+    asked = [
         world.put("classification", stranger, topics[i % len(topics)], view)
         for i, stranger in enumerate(strangers(len(world.celebrities), "test"))
         for view in test_views(stranger, 1)
     ]
+    return [replace(question, options=_first_of(question, few)) for question in asked]
+
+
+def _first_of(question: Question, few: int) -> tuple[str, ...]:
+    """The right option and the first wrong ones, in their order."""
+    wrong = [option for option in question.options if option != question.answer][: few - 1]
+    return tuple(option for option in question.options if option in (question.answer, *wrong))
 
 
 def _chosen_row(world: World, question: Question) -> Values:

@@ -80,7 +80,8 @@ def _of_person(asked: Asked, row: Values, images: list[StoredImage]) -> Iterator
         for k, item in enumerate(_listed(asked, parsed["Classification_Task"], key)):
             for place, image in _views(mode, images):
                 given = item.get("Question"), item.get("Correct_Answer"), image, item.get("Options")
-                yield from asked.entry(f"{asked.row}/classification/{mode}/{k}{place}", "classification", *given)
+                name = f"{asked.row}/classification/{mode}/{k}{place}"
+                yield from asked.entry(name, "classification", *given, number=k)
     for task, column in OPEN_TASKS:
         for k, item in enumerate(_listed(asked, parsed, column)):
             mode = MODES.get(str(item.get("Type")), "")
@@ -88,7 +89,8 @@ def _of_person(asked: Asked, row: Values, images: list[StoredImage]) -> Iterator
                 asked.left_out(f"the Type of a {task} question is {item.get('Type')!r}, not {' or '.join(MODES)}")
             for place, image in _views(mode, images) if mode else ():
                 name = f"{asked.row}/{task}/{mode}/{k}{place}"
-                yield from asked.entry(name, task, item.get("Question"), item.get("Ground_Truth"), image)
+                given = item.get("Question"), item.get("Ground_Truth"), image
+                yield from asked.entry(name, task, *given, number=k)
 
 
 def _views(mode: str, images: list[StoredImage]) -> list[tuple[str, ImageRef | None]]:
@@ -212,7 +214,7 @@ def _asked(world: World, person: Person, group: Group, portraits: list[Portrait]
                 concept = f"real-{person.id}" if group == "real" else person.id
                 view = f"/v{i}" if portrait and len(portraits) > 1 else ""
                 id = f"{group}/{person.id}/{task}/{mode}/{k}{view}"
-                entries.append(Entry(id, group, task, replace(question, concept=concept)))
+                entries.append(Entry(id, group, task, replace(question, concept=concept), number=k))
     return entries
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unsee.concepts import Form, ImageRef, Kind, Question
-from unsee.data.benchmark import Entry, Group, Task
+from unsee.data.benchmark import Cells, Entry, Group, Task
 from unsee.data.parquet import Source
 from unsee.data.stored import Table, Values
 
@@ -92,12 +92,29 @@ class Asked:
             return None
         return Question(self.concept, *about(self.facts, right), prompt, right, image, "classification", texts)
 
-    def entry(self, id: str, task: Task, *given: Any, **more: Any) -> Iterator[Entry]:
-        """One entry, or none. ``given``: prompt, answer, image and options; ``more``: of the entry itself."""
+    def entry(
+        self, id: str, task: Task, *given: Any, number: int = 0, paraphrase: Any = "", perturbed: Any = ()
+    ) -> Iterator[Entry]:
+        """One entry, or none. ``given``: prompt, answer, image and options; the rest: of the entry itself, in cells."""
         question = self.question(task, *given)
         if question:
             self._once(id, task, question)
-            yield Entry(f"{self.group}/{id}", self.group, task, question, **more)
+            cells = Cells(_cell(given[1]), _cell(paraphrase), _cells(perturbed), _cells(_values(given)))
+            other, wrong = text(paraphrase), tuple(found for cell in cells.perturbed if (found := cell.strip()))
+            yield Entry(f"{self.group}/{id}", self.group, task, question, "", other, wrong, number, cells)
+
+
+def _values(given: Sequence[Any]) -> list[Any]:
+    options = given[3] if len(given) > 3 else None
+    return list(options.values()) if isinstance(options, Mapping) else []
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _cells(values: Any) -> tuple[str, ...]:
+    return tuple(str(value) for value in values or () if value is not None)
 
 
 def text(value: Any) -> str:
