@@ -34,15 +34,20 @@ NONE = (
 )
 
 
-def chat(processor: Any, question: str, image: bool) -> str:
-    """The question in the model's own chat format, ready for its answer. UnseeError: it has none that serves."""
+def chat(processor: Any, question: str, image: bool, answer: str = "") -> str:
+    """The question in the model's own chat format, ready for its answer, or with ``answer`` behind it.
+
+    UnseeError: it has none that serves.
+    """
     content: list[dict[str, str]] = [{"type": "image"}] if image else []
-    message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    if answer:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     template = template_of(processor)
     if template is None:
         raise UnseeError(NONE)
     words = {k: _plain(v) for k, v in processor.tokenizer.special_tokens_map.items()}
-    return _renderer(os.getpid()).render(template, [message], words)
+    return _renderer(os.getpid()).render(template, messages, words)
 
 
 def _plain(words: Any) -> Any:
@@ -159,8 +164,8 @@ def serve() -> None:
         signal.alarm(SECONDS)  # nothing handles it, so that it ends the process, whatever that is busy with
         try:
             rendered: Any = render_jinja_template(
-                conversations=[asked["messages"]], chat_template=asked["template"], add_generation_prompt=True,
-                **asked["words"],
+                conversations=[asked["messages"]], chat_template=asked["template"],
+                add_generation_prompt=asked["messages"][-1]["role"] == "user", **asked["words"],
             )  # fmt: skip
             text = rendered[0][0]
             answer = {"text": text} if len(text) <= TEXT else {"error": f"it gives {len(text):,} characters"}

@@ -19,6 +19,7 @@ from unsee.vision.attention import attention_for
 from unsee.vision.module import Pixels, Visual
 
 NEW_TOKENS = 8
+LEAST_SPREAD = 1e-6  # variance below which a model is sure of a token (OpenUnlearning's min_k_plus_plus.py)
 
 
 @dataclass
@@ -133,14 +134,14 @@ def probabilities(
             for i, q in zip(part, asked, strict=True)
         ]
         for i, turns in zip(part, likelihoods(model, tutor, rows, *_shown(asked, seen)), strict=True):
-            result[i] = [scores.mean().exp().item() for scores, _ in turns]
+            result[i] = [scores.mean().exp().item() for scores, *_ in turns]
     return result
 
 
 def likelihoods(
     model: Any, tutor: Tutor, rows: Sequence[Row], features: list[Tensor], grids: list[Tensor]
-) -> list[list[tuple[Tensor, Tensor]]]:
-    """Of each turn of each row: log-probability of its answer's tokens, end included, and whether each is likeliest."""
+) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
+    """Of each turn of each row, of its answer's tokens, end included: log-probability, whether likeliest, ``scaled``."""
     inputs: dict[str, Any] = tutor.batch(rows, torch.cat(grids) if grids else None)
     labels = inputs.pop("labels")[:, 1:]
     inputs["attention_mask"] = inputs["attention_mask"].to(model.dtype)
@@ -153,11 +154,19 @@ def likelihoods(
     return [_by_turn(*of) for of in zip(rows, logits, labels[:, columns], strict=True)]
 
 
-def _by_turn(row: Row, logit: Tensor, label: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _by_turn(row: Row, logit: Tensor, label: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     where = (label != IGNORED).nonzero()[:, 0]
     scores, hits = logit[where, label[where]], logit[where].argmax(-1) == label[where]
     sizes = [len(answer) for _, answer in row.turns]
-    return list(zip(scores.split(sizes), hits.split(sizes), strict=True))
+    parts = (of.split(sizes) for of in (scores, hits, scaled(logit[where], scores)))
+    return list(zip(*parts, strict=True))
+
+
+def scaled(logprobs: Tensor, scores: Tensor) -> Tensor:
+    """``scores`` less the mean log-probability, in standard deviations, of each row [tokens, vocabulary] of it."""
+    p = logprobs.exp()
+    mean, square = ((p * of).nan_to_num(0.0).sum(-1) for of in (logprobs, logprobs.square()))  # p = 0 counts nothing
+    return (scores - mean) / (square - mean.square()).clamp(min=LEAST_SPREAD).sqrt()
 
 
 def _answered(question: Question, answer: str) -> Question:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from unsee.concepts import ImageRef
+
+End = Literal["", "token", "written", "closed"]
 
 
 @dataclass(frozen=True)
@@ -15,12 +17,18 @@ class Prompt:
 
     ``raw``: ``text`` is all the model reads; ``<image>`` in it stands for the image (USER: <image>\\n… ASSISTANT:).
     ``before``: images of examples in a raw prompt, in the order of their ``<image>``; ``image`` is the last.
+    ``bare``: around ``text`` is what a tokenizer that skips special tokens leaves of the chat format with an image.
+    ``end``: what is scored with an answer, behind it. token: the token that ends the turn in the chat format, or the
+    tokenizer's where the format has none; written: all that the format writes there, blanks too; closed: that, and the
+    tokenizer's token unless it ends with it.
     """
 
     text: str
     image: ImageRef | None = None
     raw: bool = False
     before: tuple[ImageRef, ...] = ()
+    bare: bool = False
+    end: End = ""
 
     @property
     def images(self) -> list[ImageRef]:
@@ -30,13 +38,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Of one given answer. ``logprobs``: of its tokens, the end left out. ``hits``: whether each is the likeliest.
+    """Of one given answer, and of the end that its prompt asks for. ``logprobs``: of its tokens.
 
-    Both have one value a token; an answer of no tokens has none.
+    ``hits``: whether each is the likeliest. ``scaled``: by how many standard deviations each is likelier than a token
+    drawn from what the model expects there (Min-K %++); empty where an engine cannot tell.
+    All have one value a token; an answer of no tokens has none.
     """
 
     logprobs: tuple[float, ...]
     hits: tuple[bool, ...]
+    scaled: tuple[float, ...] = ()
+
+    def without_last(self) -> Likelihood:
+        """Less the last token."""
+        return Likelihood(self.logprobs[:-1], self.hits[:-1], self.scaled[:-1])
 
 
 class Engine(Protocol):

@@ -22,7 +22,7 @@ from unsee.evaluation.answer import greedy, likelihoods
 from unsee.evaluation.ask import Engine, Likelihood, Prompt
 from unsee.evaluation.cache import Cache, key
 from unsee.evaluation.pictures import Album, Encoded, Encoder
-from unsee.evaluation.plain import Plain, agrees, packed_rows, shown, sizes, worded
+from unsee.evaluation.plain import Plain, agrees, ending, packed_rows, shown, sizes, worded
 from unsee.evaluation.reading import read
 from unsee.evaluation.rounds import Ask, answered
 from unsee.finetune import Tutor
@@ -31,6 +31,7 @@ from unsee.vision.module import Visual, load_full
 from unsee.vision.patch import fingerprint
 
 Backend = Literal["transformers", "vllm"]
+Scored = tuple[list[float], list[bool], list[float]]  # of one answer, as ``Likelihood`` has them
 BATCH = 32
 
 
@@ -95,7 +96,7 @@ class Batched(ABC):
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> list[list[Likelihood]]:
         """Of each prompt, how likely each of its ``answers`` is."""
         found = self._ask("scoring", prompts, [tuple(of) for of in answers], self._score)
-        return [[Likelihood(tuple(scores), tuple(hits)) for scores, hits in turns] for turns in found]
+        return [[Likelihood(*map(tuple, turn)) for turn in turns] for turns in found]
 
     def _ask(self, title: str, prompts: Sequence[Prompt], answers: Sequence[tuple[str, ...]], work: Any) -> list[Any]:
         asks = asks_of(self.tutor, self.album, prompts, answers)
@@ -108,7 +109,7 @@ class Batched(ABC):
     def _generate(self, tokens: int, part: list[Ask]) -> list[str]: ...
 
     @abstractmethod
-    def _score(self, part: list[Ask]) -> list[list[tuple[list[float], list[bool]]]]: ...
+    def _score(self, part: list[Ask]) -> list[list[Scored]]: ...
 
 
 class TransformersEngine(Batched):
@@ -170,26 +171,26 @@ class TransformersEngine(Batched):
         said = dict(zip(order, read(self.model, self.tutor, rows, *shown(self.model, images), tokens), strict=True))
         return [said[i] for i in range(len(part))]
 
-    def _score(self, part: list[Ask]) -> list[list[tuple[list[float], list[bool]]]]:
+    def _score(self, part: list[Ask]) -> list[list[Scored]]:
         if not self._scores:
             return [self._one_by_one(ask) for ask in part]
         full = [i for i, ask in enumerate(part) if ask.answers]
         asks = [part[i] for i in full]
-        found: list[list[tuple[list[float], list[bool]]]] = [[] for _ in part]
+        found: list[list[Scored]] = [[] for _ in part]
         if not asks:
             return found
         texts, names = [ask.text for ask in asks], [",".join(ask.pictures) for ask in asks]
-        answers = [[self.tutor.answer(answer) for answer in ask.answers] for ask in asks]
+        answers = [[self.tutor.answer(answer) for answer in ask.scored] for ask in asks]
         rows, order, images = packed_rows(self.tutor, texts, names, self._seen(asks), answers)
         turns = [t for of in likelihoods(self.model, self.tutor, rows, *shown(self.model, images)) for t in of]
-        for i, (scores, hits) in zip(order, turns, strict=True):
+        for i, turn in zip(order, turns, strict=True):
             if i >= 0:
-                found[full[i]].append(_listed(scores[:-1], hits[:-1]))
+                found[full[i]].append(_listed(*(of[:-1] for of in turn)))
         return found
 
-    def _one_by_one(self, ask: Ask) -> list[tuple[list[float], list[bool]]]:
+    def _one_by_one(self, ask: Ask) -> list[Scored]:
         images = self.album.open(ask.pictures)
-        return [_listed(*self.plain.score(ask.text, images, answer)) for answer in ask.answers]
+        return [_listed(*self.plain.score(ask.text, images, answer)) for answer in ask.scored]
 
     def _seen(self, part: list[Ask]) -> list[list[Encoded]]:
         """Of the images of each ask of a batch, in which all have them or none has."""
@@ -237,19 +238,20 @@ def asks_of(tutor: Tutor, album: Album, prompts: Sequence[Prompt], answers: Sequ
     """``prompts`` as the model reads them; their images are opened, and known in ``album`` from now on."""
     pictures = iter(album.add([image for p in prompts for image in p.images]))
     size = cache(partial(image_tokens, tutor.processor))
-    texts: dict[tuple[str, bool, int], str] = {}  # many prompts differ by their image alone
+    texts: dict[tuple[str, bool, bool, int], str] = {}  # many prompts differ by their image alone
+    behind = cache(partial(ending, tutor.processor))
     asks = []
     for prompt, of in zip(prompts, answers, strict=True):
         shown = [next(pictures) for _ in prompt.images]
-        words = (prompt.text, prompt.raw, len(shown))
+        words = (prompt.text, prompt.raw, prompt.bare, len(shown))
         text = texts[words] if words in texts else texts.setdefault(words, worded(tutor.processor, prompt))
         length = len(tutor.read(text)) + sum(len(tutor.answer(a)) for a in of) + sum(size(p.size) for p in shown)
-        asks.append(Ask(text, tuple(p.digest for p in shown), of, length))
+        asks.append(Ask(text, tuple(p.digest for p in shown), of, length, behind(prompt.end) if of else ""))
     return asks
 
 
-def _listed(scores: Tensor, hits: Tensor) -> tuple[list[float], list[bool]]:
-    return scores.tolist(), hits.tolist()
+def _listed(scores: Tensor, hits: Tensor, scaled: Tensor) -> Scored:
+    return scores.tolist(), hits.tolist(), scaled.tolist()
 
 
 def image_tokens(processor: Any, size: tuple[int, int]) -> int:

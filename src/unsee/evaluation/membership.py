@@ -2,8 +2,8 @@
 
 Each attack gives every answer a surprise, lower where the model seems to have been taught it. They are compared with
 the surprises of what was not taught: those of a model that was taught all but the forgotten people, on the same
-answers, or those of the same model on people it was not taught. Attacks that need more than the likelihood of the
-answer's tokens (Min-K++, the norm of the gradient) are not here.
+answers, or those of the same model on people it was not taught. An attack that needs more than a forward pass (the
+norm of the gradient) is not here.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def min_k(answer: Likelihood, k: float = 0.2) -> float:
     return -sum(lowest) / len(lowest)
 
 
+def min_k_plus_plus(answer: Likelihood, k: float = 0.2) -> float:
+    """The same of ``scaled``, which takes from a token what any other would have had there (Min-K %++, 2404.02936)."""
+    return min_k(Likelihood(answer.scaled, answer.hits), k)
+
+
 def zlib_loss(answer: Likelihood, text: str) -> float:
     """Mean loss per byte of the answer's ``text`` compressed: what is plain is no proof (arXiv 2012.07805)."""
     return mean_loss(answer) / len(zlib.compress(text.encode("utf-8")))
@@ -56,14 +61,25 @@ def reference(answer: Likelihood, without: Likelihood) -> float:
 
 
 def surprises(
-    answers: Sequence[Likelihood], texts: Sequence[str], without: Sequence[Likelihood] | None = None
+    answers: Sequence[Likelihood],
+    texts: Sequence[str],
+    without: Sequence[Likelihood] | None = None,
+    k: float = 0.2,
+    ended: bool = False,
 ) -> dict[str, list[float]]:
-    """Attack → surprise of each answer, in their order: loss, min_k, zlib, and reference where ``without`` is given."""
+    """Attack → surprise of each answer, in their order: loss, min_k, zlib, and those for which there is enough.
+
+    min_k++ needs ``scaled`` of every answer, reference ``without``. ``ended``: the last token ends the turn, which
+    loss and zlib count and the other two do not.
+    """
+    own = [answer.without_last() if ended and len(answer.logprobs) > 1 else answer for answer in answers]
     found = {
         "loss": [loss(answer) for answer in answers],
-        "min_k": [min_k(answer) for answer in answers],
+        "min_k": [min_k(answer, k) for answer in own],
         "zlib": [zlib_loss(answer, text) for answer, text in zip(answers, texts, strict=True)],
     }
+    if all(answer.scaled for answer in own):
+        found["min_k++"] = [min_k_plus_plus(answer, k) for answer in own]
     if without is not None:
         found["reference"] = [reference(answer, other) for answer, other in zip(answers, without, strict=True)]
     return found

@@ -46,7 +46,7 @@ def overlap(truth: str, given: str) -> Overlap:
 
 
 def mean_loss(answer: Likelihood) -> float:
-    """Nats per token, the end token left out."""
+    """Nats per token, of all that was scored."""
     return -sum(_some(answer).logprobs) / len(answer.logprobs)
 
 

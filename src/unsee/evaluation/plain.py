@@ -18,14 +18,15 @@ from torch import Tensor
 
 from unsee.chat import chat, template_of
 from unsee.errors import UnseeError
-from unsee.evaluation.answer import likelihoods, padded, placed
-from unsee.evaluation.ask import Prompt
+from unsee.evaluation.answer import likelihoods, padded, placed, scaled
+from unsee.evaluation.ask import End, Prompt
 from unsee.evaluation.pictures import Encoded, Encoder, Picture
 from unsee.evaluation.reading import Reader, shared_rows
 from unsee.finetune import Row, Tutor
 from unsee.vision.families import family_of
 from unsee.vision.processor import first_line
 
+ANSWER = "answered"  # a word that no chat format has
 MARK = "<image>"  # where the image stands in a raw prompt, whatever the model's own word for it
 GROWING = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask")
 CHECKED = ("What is this ?", "What can be seen in this picture ? Answer in one word .")
@@ -37,6 +38,8 @@ UNABLE = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 def worded(processor: Any, prompt: Prompt) -> str:
     """The text that the model reads for ``prompt``, with its own word where the image stands."""
     images = prompt.images
+    if prompt.bare:
+        return _bare(processor, prompt.text)
     if not prompt.raw:
         return chat(processor, prompt.text, bool(images))
     if prompt.text.count(MARK) != len(images) or prompt.text.rstrip().endswith(MARK):
@@ -45,6 +48,29 @@ def worded(processor: Any, prompt: Prompt) -> str:
             f"'{prompt.text[:80]}'. It takes {MARK} for each image, and words after the last."
         )
     return prompt.text.replace(MARK, _own_mark(processor)) if images else prompt.text
+
+
+def _bare(processor: Any, text: str) -> str:
+    """The chat format with an image, up to the answer, decoded without its special tokens."""
+    tokenizer, (before, _) = processor.tokenizer, _around(processor)
+    ids = tokenizer(chat(processor, text, True), add_special_tokens=False)["input_ids"]
+    return f"{tokenizer.decode(ids, skip_special_tokens=True)}{before}"
+
+
+def ending(processor: Any, end: End) -> str:
+    """What is scored behind an answer; see ``Prompt.end``."""
+    token: str = processor.tokenizer.eos_token
+    written = _around(processor)[1] if end and template_of(processor) else token
+    if end == "closed":
+        return written if written.endswith(token) else written + token
+    return {"": "", "token": written.strip() or token, "written": written}[end]
+
+
+def _around(processor: Any) -> tuple[str, str]:
+    """What the chat format writes between a prompt and its answer, and behind the answer."""
+    before, _, after = chat(processor, "x", False, ANSWER).rpartition(ANSWER)
+    start = chat(processor, "x", False)
+    return before.removeprefix(start) if before.startswith(start) else "", after
 
 
 def _own_mark(processor: Any) -> str:
@@ -104,19 +130,20 @@ class Plain:
 
     @torch.no_grad()
     @_told()
-    def score(self, text: str, images: Sequence[PIL.Image.Image], answer: str) -> tuple[Tensor, Tensor]:
-        """Log-probability of each token of ``answer``, the end left out, and whether it is the likeliest."""
+    def score(self, text: str, images: Sequence[PIL.Image.Image], answer: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each token of ``answer``: log-probability, whether it is the likeliest, and ``answer.scaled``."""
         tokens = torch.tensor(self.tutor.answer(answer)[:-1], dtype=torch.long)
         inputs, n = self.inputs(text, images), len(tokens)
         if n == 0:
-            return torch.empty(0), torch.empty(0, dtype=torch.bool)
+            return torch.empty(0), torch.empty(0, dtype=torch.bool), torch.empty(0)
         for name in GROWING:  # the answer's tokens are like the prompt's last, which is text
             if name in inputs:
                 more = inputs[name][:, -1:].repeat_interleave(n, dim=1)
                 inputs[name] = torch.cat([inputs[name], more], dim=1)
         inputs["input_ids"][0, -n:] = tokens
         logits = self.model(**inputs, use_cache=False).logits[0, -n - 1 : -1].float().log_softmax(-1).cpu()
-        return logits[torch.arange(n), tokens], logits.argmax(-1) == tokens
+        scores = logits[torch.arange(n), tokens]
+        return scores, logits.argmax(-1) == tokens, scaled(logits, scores)
 
 
 def _real(value: Any) -> bool:
@@ -208,7 +235,7 @@ def _same_scores(
     options = [[tutor.answer(option) for option in OPTIONS] for _ in texts]
     rows, order, first = packed_rows(tutor, texts, [f"{id(e)}" for (e,) in seen], seen, options)
     turns = [turn for of in likelihoods(model, tutor, rows, *shown(model, first)) for turn in of]
-    ours = [scores[:-1] for i, (scores, _) in zip(order, turns, strict=True) if i >= 0]
+    ours = [scores[:-1] for i, (scores, *_) in zip(order, turns, strict=True) if i >= 0]
     theirs = [plain.score(t, i, option)[0] for t, i in zip(texts, images, strict=True) for option in OPTIONS]
     return _near(torch.cat(ours), torch.cat(theirs), model.dtype)
 

@@ -17,12 +17,21 @@ from unsee.progress import progress
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt as the model reads it. ``pictures``: hashes of its images' pixels. ``length``: in tokens, all told."""
+    """One prompt as the model reads it. ``pictures``: hashes of its images' pixels. ``length``: in tokens, all told.
+
+    ``end``: text that is scored behind each of ``answers``.
+    """
 
     text: str
     pictures: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     length: int = 0
+    end: str = ""
+
+    @property
+    def scored(self) -> list[str]:
+        """The answers with what ends them."""
+        return [answer + self.end for answer in self.answers]
 
 
 Work = Callable[[list[Ask]], list[Any]]  # answers to one batch, as values of JSON

@@ -18,7 +18,7 @@ from transformers import AutoProcessor
 from unsee import processes
 from unsee.errors import UnseeError
 from unsee.evaluation.cache import Cache, key
-from unsee.evaluation.engine import Batched, processor_text
+from unsee.evaluation.engine import Batched, Scored, processor_text
 from unsee.evaluation.pictures import Album
 from unsee.evaluation.rounds import Ask
 from unsee.files import sha256
@@ -85,11 +85,11 @@ class VllmEngine(Batched):
         params = self.vllm.SamplingParams(temperature=0.0, max_tokens=tokens, repetition_penalty=self._penalty)
         return [out.outputs[0].text.strip() for out in self._run([self._prompt(ask) for ask in part], params)]
 
-    def _score(self, part: list[Ask]) -> list[list[tuple[list[float], list[bool]]]]:
-        pairs = [(ask, self.tutor.answer(answer)[:-1]) for ask in part for answer in ask.answers]
+    def _score(self, part: list[Ask]) -> list[list[Scored]]:
+        pairs = [(ask, self.tutor.answer(answer)[:-1]) for ask in part for answer in ask.scored]
         params = self.vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1)
         outs = iter(self._run([self._prompt(ask, tokens) for ask, tokens in pairs if tokens], params))
-        turns = iter([_likelihood(next(outs), tokens) if tokens else ([], []) for _, tokens in pairs])
+        turns = iter([_likelihood(next(outs), tokens) if tokens else ([], [], []) for _, tokens in pairs])
         return [[next(turns) for _ in ask.answers] for ask in part]
 
     def _prompt(self, ask: Ask, answer: Sequence[int] = ()) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class VllmEngine(Batched):
         return list(self.llm.generate(prompts, params, use_tqdm=False)) if prompts else []
 
 
-def _likelihood(out: Any, tokens: Sequence[int]) -> tuple[list[float], list[bool]]:
-    """Of the prompt's last tokens, which are the answer's. vLLM tells each token's rank, from 1."""
+def _likelihood(out: Any, tokens: Sequence[int]) -> Scored:
+    """Of the prompt's last tokens, which are the answer's. vLLM tells each token's rank, from 1, but not the spread."""
     told = [place[token] for place, token in zip(out.prompt_logprobs[-len(tokens) :], tokens, strict=True)]
-    return [one.logprob for one in told], [one.rank == 1 for one in told]
+    return [one.logprob for one in told], [one.rank == 1 for one in told], []
