@@ -64,8 +64,10 @@ class Entry:
     @property
     def written(self) -> Cells:
         """The cells, or what they would be of an entry that comes from no table."""
+        if self.cells:
+            return self.cells
         answer = self.letter if self.task == "classification" else self.question.answer
-        return self.cells or Cells(answer, self.paraphrase, self.perturbed, self.question.options)
+        return Cells(answer, self.paraphrase, self.perturbed, self.question.options)
 
 
 @dataclass(frozen=True)

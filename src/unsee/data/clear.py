@@ -19,7 +19,7 @@ from unsee.concepts import Concept, Question
 from unsee.data.benchmark import Benchmark, Entry, Group, Task
 from unsee.data.parquet import Source
 from unsee.data.people import ATTRIBUTES, Person, Portrait, strangers, test_views, train_views
-from unsee.data.rows import Asked, text
+from unsee.data.rows import Asked, text, verbatim
 from unsee.data.stored import Columns, StoredImage, Table, Values
 from unsee.data.world import TEXT, Layout, World
 
@@ -147,7 +147,7 @@ def _chosen(source: Source, table: Table | None, group: Group, task: Task) -> It
         given = NAME if group == "faces" else row["question"], row["answer"], image
         for entry in asked.entry(f"{number}/{task}", task, *given, number=number, perturbed=wrong):
             shown = (*wrong[:place], answer, *wrong[place:]) if wrong else ()
-            cells = replace(entry.written, options=tuple(str(cell) for cell in row["options"] or () if cell is not None))
+            cells = replace(entry.written, options=verbatim(row["options"]))
             yield replace(entry, question=replace(entry.question, options=shown), cells=cells)
 
 
@@ -196,7 +196,7 @@ def _even(source: Source, table: Table, *columns: str) -> None:
         lengths = sorted({len(row[column] or ()) for row in table.rows})
         if len(lengths) > 1:
             what = f"'{column}' has {' or '.join(map(str, lengths))} texts a row: CLEAR's own code cannot batch them"
-            source.report(table.config, "", what, "Mend the rows, or go on: each is scored with what it has.", minor=True)
+            source.report(table.config, "", what, "Go on: each row is scored with what it has.", minor=True)
 
 
 def _texts(row: Values, column: str) -> tuple[str, ...]:

@@ -89,8 +89,7 @@ def _of_person(asked: Asked, row: Values, images: list[StoredImage]) -> Iterator
                 asked.left_out(f"the Type of a {task} question is {item.get('Type')!r}, not {' or '.join(MODES)}")
             for place, image in _views(mode, images) if mode else ():
                 name = f"{asked.row}/{task}/{mode}/{k}{place}"
-                given = item.get("Question"), item.get("Ground_Truth"), image
-                yield from asked.entry(name, task, *given, number=k)
+                yield from asked.entry(name, task, item.get("Question"), item.get("Ground_Truth"), image, number=k)
 
 
 def _views(mode: str, images: list[StoredImage]) -> list[tuple[str, ImageRef | None]]:

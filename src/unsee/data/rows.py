@@ -99,7 +99,7 @@ class Asked:
         question = self.question(task, *given)
         if question:
             self._once(id, task, question)
-            cells = Cells(_cell(given[1]), _cell(paraphrase), _cells(perturbed), _cells(_values(given)))
+            cells = Cells(_cell(given[1]), _cell(paraphrase), verbatim(perturbed), verbatim(_values(given)))
             other, wrong = text(paraphrase), tuple(found for cell in cells.perturbed if (found := cell.strip()))
             yield Entry(f"{self.group}/{id}", self.group, task, question, "", other, wrong, number, cells)
 
@@ -113,7 +113,8 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _cells(values: Any) -> tuple[str, ...]:
+def verbatim(values: Any) -> tuple[str, ...]:
+    """A list of texts as it stands."""
     return tuple(str(value) for value in values or () if value is not None)
 
 

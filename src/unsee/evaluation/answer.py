@@ -141,7 +141,7 @@ def probabilities(
 def likelihoods(
     model: Any, tutor: Tutor, rows: Sequence[Row], features: list[Tensor], grids: list[Tensor]
 ) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
-    """Of each turn of each row, of its answer's tokens, end included: log-probability, whether likeliest, ``scaled``."""
+    """By row and turn, of the answer's tokens, end included: log-probability, whether likeliest, and ``scaled``."""
     inputs: dict[str, Any] = tutor.batch(rows, torch.cat(grids) if grids else None)
     labels = inputs.pop("labels")[:, 1:]
     inputs["attention_mask"] = inputs["attention_mask"].to(model.dtype)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unsee.data.benchmark import Benchmark
 from unsee.errors import UnseeError
 from unsee.evaluation import compare, statistics
-from unsee.evaluation.ask import Engine, Likelihood
+from unsee.evaluation.ask import Engine, Likelihood, Prompt
 from unsee.evaluation.protocols import protocol_for
 from unsee.evaluation.protocols.plan import Ask, Figure, Item, Items, Protocol, Setting
 from unsee.evaluation.table import Cell, Row, Table
@@ -30,7 +30,6 @@ class Outcome:
     items: Mapping[str, Items]
     engines: Mapping[str, str]
     table: Table
-    mends: tuple[str, ...]
 
 
 def evaluate(
@@ -54,9 +53,8 @@ def evaluate(
     for name in engines:
         engine = engines[name]
         items[name], identities[name] = answered(engine, asks, rules, setting), engine.identity
-    return Outcome(
-        benchmark, protocol, setting, items, identities, _table(benchmark, protocol, items, rules, setting), rules.mends
-    )
+    table = _table(benchmark, protocol, items, rules, setting)
+    return Outcome(benchmark, protocol, setting, items, identities, table)
 
 
 def answered(engine: Engine, asks: Sequence[Ask], rules: Protocol, setting: Setting) -> list[Item]:
@@ -66,16 +64,25 @@ def answered(engine: Engine, asks: Sequence[Ask], rules: Protocol, setting: Sett
         part = [place for place, ask in enumerate(asks) if ask.tokens == tokens]
         for place, text in zip(part, engine.generate([asks[i].prompt for i in part], tokens), strict=True):
             given[place] = text
-    likelihoods: list[tuple[Likelihood, ...]] = [()] * len(asks)
-    part = [place for place, ask in enumerate(asks) if ask.answers]
-    if part:
-        scored = engine.score([asks[i].prompt for i in part], [asks[i].answers for i in part])
-        for place, found in zip(part, scored, strict=True):
-            likelihoods[place] = tuple(found)
     return [
         Item(ask, text, found, rules.grade(ask, text, found, setting))
-        for ask, text, found in zip(asks, given, likelihoods, strict=True)
+        for ask, text, found in zip(asks, given, _likelihoods(engine, asks), strict=True)
     ]
+
+
+def _likelihoods(engine: Engine, asks: Sequence[Ask]) -> list[tuple[Likelihood, ...]]:
+    """Of all answers of each ask; those that have a prompt of their own are put one at a time."""
+    jobs: list[tuple[int, Prompt, tuple[str, ...]]] = []
+    for place, ask in enumerate(asks):
+        if ask.each:
+            jobs += [(place, prompt, (answer,)) for prompt, answer in zip(ask.each, ask.answers, strict=True)]
+        elif ask.answers:
+            jobs.append((place, ask.prompt, ask.answers))
+    found: list[tuple[Likelihood, ...]] = [()] * len(asks)
+    scored = engine.score([prompt for _, prompt, _ in jobs], [answers for *_, answers in jobs]) if jobs else []
+    for (place, *_), of in zip(jobs, scored, strict=True):
+        found[place] += tuple(of)
+    return found
 
 
 def _table(benchmark: Benchmark, protocol: str, items: Mapping[str, Items], rules: Protocol, setting: Setting) -> Table:
@@ -85,7 +92,7 @@ def _table(benchmark: Benchmark, protocol: str, items: Mapping[str, Items], rule
     rows = [Row(name, _cells(of, before if name != VANILLA else {}, setting.seed)) for name, of in figures.items()]
     seeds = _over_seeds(figures, setting.seed)
     title = f"{benchmark.name} {benchmark.split}, {protocol} protocol{', as published' if setting.original else ''}"
-    notes = (*rules.legend, *((TESTED,) if before and len(rows) > 1 else ()), *((SEEDS,) if seeds else ()))
+    notes = (*rules.notes(setting), *((TESTED,) if before and len(rows) > 1 else ()), *((SEEDS,) if seeds else ()))
     return Table(title, tuple(columns.values()), (*rows, *seeds), notes)
 
 

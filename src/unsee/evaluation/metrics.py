@@ -60,13 +60,13 @@ def exact_memorisation(answer: Likelihood) -> float:
     return sum(_some(answer).hits) / len(answer.hits)
 
 
-def extraction_strength(answer: Likelihood) -> float:
+def extraction_strength(answer: Likelihood, published: bool = False) -> float:
     """1 − k/L: k of L tokens must be given before the model says all the rest by itself (arXiv 2406.09179, 2506.12618).
 
-    Where not even the last token is said it is 0; OpenUnlearning's code gives 1/L there.
+    Where not even the last token is said it is 0; OpenUnlearning's code (``published``) gives 1/L there.
     """
     said = sum(1 for _ in takewhile(bool, reversed(_some(answer).hits)))
-    return said / len(answer.hits)
+    return max(said, int(published)) / len(answer.hits)
 
 
 def _some(answer: Likelihood) -> Likelihood:

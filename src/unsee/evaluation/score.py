@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -83,17 +84,27 @@ def _run(said: Sequence[str], unit: int, least: int = 3) -> int:
 def truth_ratio(p_true: float, p_wrong: Sequence[float]) -> float:
     """p_true / (p_true + mean p_wrong): 1 the truth is far likelier than wrong answers, 0.5 no preference.
 
-    Probabilities of whole answers, each the geometric mean over its tokens. OpenUnlearning's form (arXiv 2506.12618;
-    ``prob_mean`` in its code, which takes the geometric mean over the wrong answers where this takes the plain one);
+    Probabilities of whole answers, each the geometric mean over its tokens. OpenUnlearning's form (arXiv 2506.12618);
     TOFU's first form is wrong / true.
     """
+    _between(p_true, p_wrong)
+    mean = sum(p_wrong) / len(p_wrong)
+    return p_true / (p_true + mean) if p_true + mean else 0.5  # all underflowed: no preference can be told
+
+
+def published_truth_ratio(p_true: float, p_wrong: Sequence[float]) -> float:
+    """As OpenUnlearning's code has it (``prob_mean``): the geometric mean of the wrong ones, and 1e-10 more."""
+    _between(p_true, p_wrong)
+    mean = math.prod(p ** (1 / len(p_wrong)) for p in p_wrong)
+    return p_true / (p_true + mean + 1e-10)
+
+
+def _between(p_true: float, p_wrong: Sequence[float]) -> None:
     if not p_wrong:
         raise UnseeError("truth ratio without wrong answers: give at least one probability of a wrong answer.")
     outside = [p for p in (p_true, *p_wrong) if not 0 <= p <= 1]
     if outside:
         raise UnseeError(f"truth ratio of {outside[0]}: probabilities lie between 0 and 1.")
-    mean = sum(p_wrong) / len(p_wrong)
-    return p_true / (p_true + mean) if p_true + mean else 0.5  # all underflowed: no preference can be told
 
 
 def _chosen(question: Question, given: str) -> str | None:

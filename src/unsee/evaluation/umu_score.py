@@ -1,7 +1,7 @@
 """UMU-Bench's scoring, rule by rule as its eval.py has it (NeurIPS 2025, QDRhhhh/UMU-bench at 93b9900).
 
-Every question is asked with the image and in words alone, and only the two answers together count. The reply is cut
-out of the text by ``mllmu_score.reply``; words of a generated answer are compared by ``metrics.overlap``.
+Every question is asked with the image and in words alone, and only the two answers together count. Words of a
+generated answer are compared by ``metrics.overlap``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ import difflib
 from collections.abc import Sequence
 
 from unsee.evaluation import mllmu_score
+
+TIDY = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
+    (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
 
 
 def before_stop(text: str) -> str:
@@ -31,8 +36,17 @@ def nearest(reply: str, options: Sequence[str]) -> str:
     return options[likeness.index(max(likeness))]
 
 
-def cloze_right(truth: str, reply: str) -> bool:
-    return mllmu_score.cloze_right(before_stop(truth), reply)
+def cloze_right(truth: str, reply: str, published: bool = False) -> bool:
+    """``published``: the blank before a full stop ("Paris .") is part of the truth."""
+    start = before_stop(truth)
+    return mllmu_score.cloze_right(start if published else start.strip(), reply)
+
+
+def tidied(text: str) -> str:
+    """No blanks before marks, as the published code has the tokenizer leave none (clean_up_tokenization_spaces)."""
+    for spaced, close in TIDY:
+        text = text.replace(spaced, close)
+    return text
 
 
 def retained(image: bool, text: bool) -> bool:

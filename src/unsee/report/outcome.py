@@ -12,7 +12,9 @@ from typing import Any
 
 import unsee
 from unsee.data.benchmark import Benchmark
+from unsee.evaluation.ask import Likelihood
 from unsee.evaluation.evaluate import VANILLA, Outcome
+from unsee.evaluation.metrics import mean_loss
 from unsee.evaluation.protocols.figures import FORGOTTEN
 from unsee.evaluation.protocols.plan import Item
 from unsee.evaluation.score import State
@@ -53,8 +55,16 @@ def _line(item: Item) -> dict[str, Any]:
     return {
         "id": item.id, "group": entry.group, "task": entry.task, "concept": asked.concept, "topic": asked.topic,
         "image": asked.image.id if asked.image else None, "prompt": prompt.text, "answer": asked.answer,
-        "given": item.given, "state": item.state, "scores": {k: round(v, 6) for k, v in item.scores.items()},
+        "given": item.given, "state": item.state, "scores": dict(item.scores),
+        **({"pair": entry.pair} if entry.pair else {}),
+        **({"likelihoods": [_likelihood(*of) for of in zip(item.ask.answers, item.likelihoods, strict=True)]}
+           if item.likelihoods else {}),
     }  # fmt: skip
+
+
+def _likelihood(answer: str, found: Likelihood) -> dict[str, Any]:
+    """``loss``: nats per token, of so many."""
+    return {"answer": answer, "loss": mean_loss(found), "tokens": len(found.logprobs)}
 
 
 def figures(outcome: Outcome) -> dict[str, Any]:
@@ -65,15 +75,8 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "protocol": outcome.protocol,
         **asdict(outcome.setting),
         "models": {row.model: {key: asdict(cell) for key, cell in row.cells.items()} for row in outcome.table.rows},
-        "notes": [*outcome.table.footnotes, *how(outcome)],
+        "notes": outcome.table.footnotes,
     }
-
-
-def how(outcome: Outcome) -> list[str]:
-    """In what the protocol departs from the published code, or that it does not."""
-    if not outcome.setting.original:
-        return list(outcome.mends)
-    return [f"As published, so not mended: {mend}" for mend in outcome.mends]
 
 
 def manifest(outcome: Outcome, command: str) -> dict[str, Any]:
@@ -113,7 +116,6 @@ def page(outcome: Outcome, command: str) -> Page:
         lead=f"{len(everything)} questions by the {outcome.protocol} protocol, asked of {models}.{shown}",
         asked=asked,
         table=outcome.table,
-        notes=how(outcome),
         facts=seed | {"unsee": unsee.__version__, "seed": str(outcome.setting.seed)},
     )
 

@@ -1,24 +1,26 @@
 """CLEAR (arXiv 2410.18057), as ``mm/eval.py`` of somvy/multimodal_unlearning puts it: greedy, 300 new tokens.
 
-Names and captions are asked with an image, and how likely the right answer, its paraphrase and the perturbed ones are.
-``qa`` entries (TOFU's questions, text only) are not in that code; they are put and scored like the rest.
+Names and captions are asked with an image, and how likely the right answer, its paraphrase and the perturbed ones are,
+each with the end of the turn. ``qa`` entries (TOFU's questions, text only) are not in that code; they are put and
+scored like the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from scipy.special import expit
 
 from unsee.data.benchmark import Benchmark, Entry
 from unsee.data.clear import CAPTION
 from unsee.evaluation import clear_score, metrics, statistics
-from unsee.evaluation.ask import Likelihood, Prompt
+from unsee.evaluation.ask import End, Likelihood, Prompt
 from unsee.evaluation.protocols import figures
 from unsee.evaluation.protocols.plan import Ask, Figure, Item, Items, Setting
 from unsee.evaluation.table import Better, Cell, Column
 
 TOKENS = 300
+ROWS = 300  # of each table, in the published code (ds_size)
 METRICS: tuple[tuple[str, Better, tuple[str, str]], ...] = (
     ("Forget metric", "lower", ("forget caption", "forget name")),
     ("Retain metric", "higher", ("retain caption", "retain name")),
@@ -33,37 +35,46 @@ LEGEND = (
     "of the forgotten min(r, 1/r), else max(0, 1 − 1/r).",
 )
 
-MENDS = (
-    "Answers are generated with the image; the original generates without it, so that its ROUGE ignores the picture.",
-    "The truth ratio sets each item's right answer against its own wrong ones; the original against the mean over all.",
-    "Each image has one of the nine caption questions, and all answers are scored after it; the original draws anew, "
-    "unseeded, for each answer.",
-    "The right option is not among the wrong ones of real faces and real world; the original takes every option.",
-)
-
 
 def asks(benchmark: Benchmark, setting: Setting) -> list[Ask]:
-    """One ask per entry, and one more without the image where the original generates without it."""
-    put = []
-    for entry in benchmark.entries:
-        question, answers = _question(entry, setting), _answers(entry, setting)
-        blind = setting.original and entry.question.image is not None
-        put.append(Ask(entry, _prompt(question, entry, setting), 0 if blind else TOKENS, answers))
-        if blind:
-            put.append(Ask(entry, _blind(question, setting), TOKENS, variant="blind"))
-    return put
+    """One ask per entry; of those with an image in the original one to score its answers, and one without the image."""
+    if not setting.original:
+        return [Ask(e, _prompt(e.question.prompt, e, setting), TOKENS, _answers(e)) for e in benchmark.entries]
+    return [ask for entry in (*benchmark.entries, *benchmark.beside) for ask in _original(entry, setting)]
+
+
+def _original(entry: Entry, setting: Setting) -> list[Ask]:
+    """A question of its own for each answer; none of a picture beyond the first rows of its table."""
+    answers = _written(entry)
+    if entry.question.image is None:
+        return [Ask(entry, _prompt(entry.question.prompt, entry, setting), TOKENS, answers)]
+    if entry.number >= ROWS:
+        return []
+    questions = [_drawn(entry, place, setting) for place in range(len(answers))]
+    prompts = tuple(_prompt(question, entry, setting) for question in questions)
+    blind = Ask(entry, _blind(questions[0], setting), TOKENS, variant="blind")
+    return [Ask(entry, prompts[0], 0, answers, each=() if len(set(questions)) == 1 else prompts), blind]
 
 
 def grade(ask: Ask, given: str, likelihoods: Sequence[Likelihood], setting: Setting) -> dict[str, float]:
-    """ROUGE-L recall, and the probability of the right answer: by itself, or among the wrong ones of a name."""
+    """ROUGE-L recall, and the probability of the right answer: by itself, or among the wrong ones of a name.
+
+    The truth ratio too, where it is the item's own.
+    """
     scores = {}
     if ask.tokens:
-        scores["recall"] = metrics.overlap(ask.entry.question.answer, given.partition("ASSISTANT:")[0].strip()).recall
+        scores["recall"] = metrics.overlap(ask.entry.question.answer, given).recall
     if likelihoods:
         right, wrong = likelihoods[0], likelihoods[2:]
         alone = ask.entry.task == "caption" or not wrong
         scores["probability"] = metrics.probability(right) if alone else clear_score.among(right, wrong)
+        if wrong and not setting.original:
+            scores["truth ratio"] = _rule(ask.entry)(clear_score.log_ratios([likelihoods[1]], [wrong])[0])
     return scores
+
+
+def _rule(entry: Entry) -> Callable[[float], float]:
+    return clear_score.forget_truth if entry.group == "forget" else clear_score.utility_truth
 
 
 def report(models: Mapping[str, Items], name: str, setting: Setting) -> list[Figure]:
@@ -77,8 +88,7 @@ def report(models: Mapping[str, Items], name: str, setting: Setting) -> list[Fig
 def _truth(items: Items, setting: Setting) -> list[Figure]:
     found = []
     for (group, task), ratios in _log_ratios(items, setting).items():
-        rule = clear_score.forget_truth if group == "forget" else clear_score.utility_truth
-        values = {item.id: (rule(ratio), item.concept) for item, ratio in ratios}
+        values = {item.id: (_rule(item.ask.entry)(ratio), item.concept) for item, ratio in ratios}
         key = f"{group} {task} truth ratio"
         found.append(Figure(Column(key.replace(" ", "_"), key, "neither" if group == "forget" else "higher"), values))
     return found
@@ -124,28 +134,36 @@ def _quality(models: Mapping[str, Items], name: str, setting: Setting) -> list[F
     ]
 
 
-def _question(entry: Entry, setting: Setting) -> str:
-    """Of a caption the published code draws one of nine questions; the benchmark as read has one for each image."""
-    if setting.original and entry.task == "caption":
-        return setting.chance("caption", entry.id).choice(CAPTION)
+def _drawn(entry: Entry, place: int, setting: Setting) -> str:
+    """Of a caption the published code draws one of nine questions for each answer; as read each image has one."""
+    if entry.task == "caption":
+        return setting.chance("caption", entry.id, place).choice(CAPTION)
     return entry.question.prompt
 
 
-def _answers(entry: Entry, setting: Setting) -> tuple[str, ...]:
+def _answers(entry: Entry) -> tuple[str, ...]:
     """The right answer, its paraphrase (itself where there is none), the wrong ones."""
     right, options = entry.question.answer, entry.question.options
-    if setting.original and options:
-        return (right, entry.paraphrase or right, *options)
     return (right, entry.paraphrase or right, *(entry.perturbed or [o for o in options if o != right]))
+
+
+def _written(entry: Entry) -> tuple[str, ...]:
+    """The same to the letter of the table, and every option as a wrong one."""
+    cells = entry.written
+    return (cells.answer, cells.paraphrase or cells.answer, *(cells.options or cells.perturbed))
 
 
 def _prompt(question: str, entry: Entry, setting: Setting) -> Prompt:
     image = entry.question.image
+    end: End = "written" if setting.original else "token"
     if setting.layout == "chat":
-        return Prompt(question, image)
-    return Prompt(f"USER: <image>\n{question} ASSISTANT:" if image else f"USER: {question} ASSISTANT:", image, True)
+        return Prompt(question, image, end=end)
+    text = f"USER: <image>\n{question} ASSISTANT:" if image else f"USER: {question} ASSISTANT:"
+    return Prompt(text, image, True, end=end)
 
 
 def _blind(question: str, setting: Setting) -> Prompt:
-    """What is left of the prompt when its image token is dropped."""
-    return Prompt(question) if setting.layout == "chat" else Prompt(f"USER: \n{question} ASSISTANT:", None, True)
+    """What is left of the prompt, up to the answer, when its special tokens are dropped, the image's among them."""
+    if setting.layout == "chat":
+        return Prompt(question, bare=True)
+    return Prompt(f"USER: \n{question} ASSISTANT: ", None, True)

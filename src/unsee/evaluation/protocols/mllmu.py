@@ -1,7 +1,8 @@
 """MLLMU-Bench (arXiv 2410.22108), as ``eval.py`` of franciscoliu/MLLMU-Bench puts it; greedy, 50 new tokens.
 
-Classification with one example person, cloze with two, generation with none. Prompts of other families than LLaVA are
-not published (but Idefics2's): those get the same words in their own chat format, without examples.
+Classification with one example person, cloze with two, generation with none. The published code looks for the examples
+of celebrities in Full_Set, where they are not, so that they are asked without. Prompts of other families than LLaVA
+are not published (but Idefics2's): those get the same words in their own chat format, without examples.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from unsee.evaluation.protocols.plan import Ask, Figure, Items, Setting, lettere
 
 TOKENS = 50
 SHOTS = {"classification": 1, "cloze": 2}
-# Which groups are asked with examples: celebrities are not classified with any.
-WITH_SHOTS = {"classification": ("forget", "retain", "test"), "cloze": ("forget", "retain", "test", "real")}
+EXAMPLE_OPTIONS = 4  # that the published code shows
+WITH_SHOTS = ("forget", "retain", "test")
 SCORES = ("accuracy", "rouge1", "rouge2", "rougeL", "bleu")
 LETTER = "Just give ONE letter representing the answer directly."
 BLANK = "Please **ONLY** provide the correct answer that should replace the [Blank]."
@@ -32,30 +33,23 @@ LEGEND = (
     "stemmed. bleu: smoothed.",
 )
 
-MENDS = (
-    "The people of the few-shot examples are drawn with a seed, from the retained, and left out of every figure; the "
-    "original draws them anew in each run from the people it evaluates, and skips only their questions of that task.",
-    "Every picture of the test set is asked about; the original picks one per person and task by chance, unseeded.",
-    "Questions are asked in batches; the original asks one at a time.",
-)
-
 
 def asks(benchmark: Benchmark, setting: Setting) -> list[Ask]:
     """One ask per entry that is evaluated."""
     entries = _one_picture(benchmark.entries, setting) if setting.original else list(benchmark.entries)
     if setting.layout == "chat":
-        return [Ask(e, Prompt(_words(e), e.question.image), TOKENS) for e in entries]
+        return [Ask(e, Prompt(_words(e, setting), e.question.image), TOKENS) for e in entries]
     shots = _drawn_anew(benchmark, setting) if setting.original else _kept_apart(benchmark, setting)
-    return [Ask(e, _raw(e, shots.of(e)), TOKENS) for e in entries if not shots.skips(e)]
+    return [Ask(e, _raw(e, shots.of(e), setting), TOKENS) for e in entries if not shots.skips(e)]
 
 
 def grade(ask: Ask, given: str, likelihoods: Sequence[Likelihood], setting: Setting) -> dict[str, float]:
     """First letter, substring, or ROUGE and BLEU."""
-    entry = ask.entry
-    truth, options = entry.question.answer, entry.question.options
+    entry, written = ask.entry, ask.entry.written
+    truth = written.answer if setting.original else entry.question.answer
     if entry.task == "classification":
-        said = mllmu_score.reply(f"ASSISTANT:{given}", "classification")
-        return {"accuracy": float(mllmu_score.letter_right(entry.letter, said, len(options)))}
+        said, letter = mllmu_score.reply(f"ASSISTANT:{given}", "classification"), _letter(entry, setting)
+        return {"accuracy": float(mllmu_score.letter_right(letter, said, len(entry.question.options)))}
     said = mllmu_score.reply(f"ASSISTANT:{given}", "cloze" if entry.task == "cloze" else "generation")
     if entry.task == "cloze":
         return {"accuracy": float(mllmu_score.cloze_right(truth, said))}
@@ -79,12 +73,14 @@ class _Shots:
     apart: frozenset[str] = frozenset()
 
     def of(self, entry: Entry) -> Sequence[Entry]:
-        return self._shown(entry) if entry.group in WITH_SHOTS.get(entry.task, ()) else ()
+        return self._shown(entry) if entry.group in WITH_SHOTS else ()
 
     def skips(self, entry: Entry) -> bool:
+        """Those of people kept apart; or, of the examples' people, what stands where an example stood."""
         if self.apart:
             return entry.question.concept in self.apart
-        return any(shot.question.concept == entry.question.concept for shot in self._shown(entry))
+        own = (entry.question.concept, entry.number)
+        return any((shot.question.concept, shot.number) == own for shot in self._shown(entry))
 
     def _shown(self, entry: Entry) -> Sequence[Entry]:
         return self.shown.get((entry.group, entry.task, entry.question.modality), ())
@@ -139,29 +135,40 @@ def _one_picture(entries: Sequence[Entry], setting: Setting) -> list[Entry]:
     return [entry for entry in entries if stays(entry)]
 
 
-def _words(entry: Entry) -> str:
+def _letter(entry: Entry, setting: Setting) -> str:
+    """Of the right option; in the original all that stands for it in the table."""
+    return entry.written.answer if setting.original else entry.letter
+
+
+def _options(entry: Entry, setting: Setting, most: int | None = None) -> str:
+    return lettered(entry.written.options[:most] if setting.original else entry.question.options)
+
+
+def _words(entry: Entry, setting: Setting) -> str:
     """The question and what is asked for, without what shows whose turn it is."""
     asked = entry.question
     if entry.task == "classification":
-        return f"{asked.prompt}\n{lettered(asked.options)}\n{LETTER}"
+        return f"{asked.prompt}\n{_options(entry, setting)}\n{LETTER}"
     if entry.task == "cloze":
         return f"{asked.prompt.replace('__', '[Blank]')}\n{BLANK}"
     return f"{asked.prompt}\n{SENTENCE if asked.image else TEXT_SENTENCE}"
 
 
-def _raw(entry: Entry, shots: Sequence[Entry]) -> Prompt:
-    image, words = entry.question.image, _words(entry)
+def _raw(entry: Entry, shots: Sequence[Entry], setting: Setting) -> Prompt:
+    image, words = entry.question.image, _words(entry, setting)
     if entry.task == "generation":  # the published prompt about an image ends with a blank
         return Prompt(f"USER: <image>\n{words}\nASSISTANT: " if image else f"USER: {words}\nASSISTANT:", image, True)
     turn = f"USER: <image>\n{words}\nASSISTANT:" if image else f"USER:\n{words}\nASSISTANT:"
     before = tuple(shot.question.image for shot in shots if shot.question.image)
-    return Prompt("".join(map(_example, shots)) + turn, image, True, before)
+    return Prompt("".join(_example(shot, setting) for shot in shots) + turn, image, True, before)
 
 
-def _example(shot: Entry) -> str:
+def _example(shot: Entry, setting: Setting) -> str:
     """Cloze examples with an image have no blank after ``USER:``, as published."""
     asked = shot.question
     if shot.task == "classification":
         start = "USER: <image>" if asked.image else "USER:"
-        return f"{start}\nQuestion: {asked.prompt}\n{lettered(asked.options)}\nCorrect Answer: {shot.letter}\n"
-    return f"USER:{'<image>' if asked.image else ''}\n{_words(shot)}\nCorrect Answer: {asked.answer}\n"
+        told = f"{_options(shot, setting, EXAMPLE_OPTIONS)}\nCorrect Answer: {_letter(shot, setting)}\n"
+        return f"{start}\nQuestion: {asked.prompt}\n{told}"
+    answer = shot.written.answer if setting.original else asked.answer
+    return f"USER:{'<image>' if asked.image else ''}\n{_words(shot, setting)}\nCorrect Answer: {answer}\n"

@@ -23,7 +23,8 @@ class Setting:
     """How a benchmark is put.
 
     ``layout``: llava, the published raw text ``USER: … ASSISTANT:``; chat, the model's own format, for other families.
-    ``original``: as the published code does it, its faults included. ``seed``: of all that is chosen by chance.
+    ``original``: as the published code does it, its faults included (``Deviation``). ``seed``: of all that is chosen by
+    chance.
     """
 
     layout: Layout = "llava"
@@ -40,6 +41,7 @@ class Ask:
     """One thing put to a model. ``tokens``: of the free answer; 0: none is asked for.
 
     ``answers``: those whose likelihood is scored, the true one first. ``variant``: tells asks of one entry apart.
+    ``each``: the prompt after which each of the answers is scored, where that is not ``prompt`` for all.
     """
 
     entry: Entry
@@ -47,6 +49,7 @@ class Ask:
     tokens: int
     answers: tuple[str, ...] = ()
     variant: str = ""
+    each: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,18 +106,41 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Deviation:
+    """Where a figure is not the published code's. ``published``: what that code does, after "the published code".
+
+    ``here``: what is done instead. ``why``: the reason, in a few words. ``always``: with ``original`` too.
+    """
+
+    what: str
+    published: str
+    here: str
+    why: str
+    always: bool = False
+
+    def told(self, original: bool) -> str:
+        if original and not self.always:
+            return f"As published, not mended. {self.what}: the published code {self.published}."
+        return f"{self.what}: {self.here}; the published code {self.published}."
+
+
+@dataclass(frozen=True)
 class Protocol:
     """``asks``: all that is put to each model. ``grade``: the scores of one answer, by name.
 
-    ``figures``: of the items of one model, named second among those of all. ``mends``: where it departs from the
-    published code, or what is particular to it; ``legend``: what its figures mean; a sentence each.
+    ``figures``: of the items of one model, named second among those of all. ``legend``: what its figures mean, and
+    what is particular to it; a sentence each. ``deviations``: all places where it departs from the published code.
     """
 
     asks: Callable[[Benchmark, Setting], list[Ask]]
     grade: Callable[[Ask, str, Sequence[Likelihood], Setting], dict[str, float]]
     figures: Callable[[Mapping[str, Items], str, Setting], list[Figure]]
-    mends: tuple[str, ...]
     legend: tuple[str, ...]
+    deviations: tuple[Deviation, ...]
+
+    def notes(self, setting: Setting) -> tuple[str, ...]:
+        """What stands below a table."""
+        return (*self.legend, *(deviation.told(setting.original) for deviation in self.deviations))
 
 
 def lettered(options: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 Each question is put in three wordings. To each the model answers freely, options not shown, and it is scored how
 likely the true answer is and how likely wrong ones: other options, perturbed answers, or what is right of others.
+The original is what OpenUnlearning's code makes of the same likelihoods (locuslab/open-unlearning at d3d7cf9).
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ TOKENS = 50
 WRONG = 4  # wrong answers to which the true one is compared, at most
 WORDINGS = ("{question}", "Please answer this question: {question}", "{question} Answer in a few words.")
 BLANK = "Fill in the blank: {question}"
+SHARE, PUBLISHED_SHARE = 0.2, 0.4  # of tokens that Min-K % looks at: its authors', and that of TOFU's settings
+ATTACKS = ("loss", "min_k", "zlib", "min_k++")
 LONG = 5  # words: a longer answer is a sentence, which is seldom said again to the word
 
 LEGEND = (
     "right: the free answer holds the truth. of eligible: only what vanilla answers rightly in the same wording.",
     "choice: the true answer is the likeliest of those scored. probability: of the true answer, geometric mean over "
     "its tokens.",
-    "truth ratio: p(true) / (p(true) + mean p(wrong)); 0.5 no preference (arXiv 2506.12618).",
+    "truth ratio: p(true) / (p(true) + p(wrong)); 0.5 no preference (arXiv 2506.12618).",
     "extraction: share of the true answer that is said by itself once the rest is given. memorised: share of its "
     "tokens that are the likeliest (arXiv 2406.09179, 2205.10770).",
     "misnamed: somebody else's full name in the answer. refusal: says that it does not know. invalid: no words, or one "
@@ -35,9 +38,6 @@ LEGEND = (
     "KS, JS to gold: how far the truth ratios are from those of the model that was never taught the forgotten.",
     "attack fails: 1 − 2|AUC − 0.5| of a membership attack that tells the model from gold by the likelihood of the "
     "true answers: 1 cannot, 0 always.",
-)
-
-MENDS = (
     "No few-shot examples, no instruction on the form, options not shown: what is known counts, not how it is said.",
     f"Every question in {len(WORDINGS)} wordings; each figure is over all of them.",
     f"A free answer is right where it contains the truth as whole words and little else; a truth of more than {LONG} "
@@ -56,7 +56,8 @@ def asks(benchmark: Benchmark, setting: Setting) -> list[Ask]:
         right = entry.question.answer
         answers = (right, *_wrong(entry, others[_topic(entry)], setting))
         for place, wording in enumerate(WORDINGS):
-            prompt = Prompt(wording.format(question=_question(entry)), entry.question.image)
+            text = wording.format(question=_question(entry))
+            prompt = Prompt(text, entry.question.image, end="closed" if setting.original else "")
             put.append(Ask(entry, prompt, TOKENS, answers, str(place)))
     return put
 
@@ -95,19 +96,31 @@ def _wrong(entry: Entry, others: Sequence[str], setting: Setting) -> list[str]:
 def grade(
     ask: Ask, given: str, likelihoods: Sequence[Likelihood], setting: Setting, own: Mapping[str, str], names: Names
 ) -> dict[str, float]:
-    """Of the free answer, and of the likelihoods of the true answer and the wrong ones. ``own``: concept → name."""
+    """Of the free answer, and of the likelihoods of the true answer and the wrong ones. ``own``: concept → name.
+
+    ``original``: as OpenUnlearning's code has them; the last token ends the turn.
+    """
     truth, concept = ask.entry.question.answer, ask.entry.question.concept
+    right, *others = likelihoods
+    tokens = right.without_last() if setting.original else right
     scores = {
         "accuracy": float(_right(truth, given)),
         "misnamed": float(bool(names.others(given, own.get(concept, truth)))),
-        "probability": metrics.probability(likelihoods[0]),
-        "extraction": metrics.extraction_strength(likelihoods[0]),
-        "memorised": metrics.exact_memorisation(likelihoods[0]),
+        "probability": metrics.probability(right),
+        "extraction": metrics.extraction_strength(tokens, setting.original),
+        "memorised": metrics.exact_memorisation(tokens),
     }
-    if wrong := [metrics.probability(answer) for answer in likelihoods[1:]]:
+    if wrong := [metrics.probability(answer) for answer in others]:
+        ratio = score.published_truth_ratio if setting.original else score.truth_ratio
         scores["choice"] = float(scores["probability"] > max(wrong))
-        scores["truth ratio"] = score.truth_ratio(scores["probability"], wrong)
-    return scores
+        scores["truth ratio"] = ratio(scores["probability"], wrong)
+    share = PUBLISHED_SHARE if setting.original else SHARE
+    attacks = membership.surprises([right], [truth], k=share, ended=setting.original)
+    return scores | {_attack(name): value for name, (value,) in attacks.items()}
+
+
+def _attack(name: str) -> str:
+    return f"surprise {name}"
 
 
 def _right(truth: str, given: str) -> bool:
@@ -186,12 +199,13 @@ def _attacks(ours: Items, gold: Items, setting: Setting) -> list[Figure]:
     if not ours or not gold:
         return []
     found = []
-    surprise = [
-        membership.surprises([i.likelihoods[0] for i in of], [i.ask.answers[0] for i in of]) for of in (ours, gold)
-    ]
     concepts, others = ([item.concept for item in of] for of in (ours, gold))
-    for attack in surprise[0]:
-        told = membership.auc(surprise[0][attack], surprise[1][attack], concepts, others, seed=setting.seed)
+    for attack in ATTACKS:
+        name = _attack(attack)
+        if not all(name in item.scores for of in (ours, gold) for item in of):
+            continue  # an engine cannot tell
+        a, b = ([item.scores[name] for item in of] for of in (ours, gold))
+        told = membership.auc(a, b, concepts, others, seed=setting.seed)
         key = f"{attack} attack fails"
         found.append(Figure(Column(key.replace(" ", "_"), key, "higher"), cell=Cell(told["score"], n=told["n"])))
     return found

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from unsee.data.benchmark import Benchmark, Entry
-from unsee.evaluation import mllmu_score, umu_score
+from unsee.data.rows import LETTERS
+from unsee.evaluation import umu_score
 from unsee.evaluation.ask import Likelihood, Prompt
 from unsee.evaluation.metrics import overlap
 from unsee.evaluation.protocols import figures, mllmu
@@ -17,6 +19,7 @@ from unsee.evaluation.table import Better, Cell, Column
 
 TOKENS = {"classification": 50, "cloze": 50, "generation": 200}
 CHAT_TOKENS = 128
+CHOICES = 4  # options that the published code reads: A to D
 ONLY = "Please **ONLY** provide the correct answer without any explanation"
 SENTENCE = "Answer the question based on your trained knowledge in one sentence accurately in ENGLISH."
 TEXT_SENTENCE = "Answer the question based on your trained knowledge in one sentence in ENGLISH."
@@ -35,28 +38,44 @@ RETAIN_RULES: tuple[Rule, Rule] = (
     umu_score.retained_overlap,
 )
 
-MENDS = ("Questions are asked in batches; the original asks one at a time.",)
-
 
 def asks(benchmark: Benchmark, setting: Setting) -> list[Ask]:
-    """One ask per entry."""
+    """One ask per entry; in the original of those in pairs, with the truth that its code takes."""
+    entries = _original(benchmark.entries) if setting.original else benchmark.entries
     if setting.layout == "chat":
-        return [Ask(e, Prompt(_chat(e), e.question.image), CHAT_TOKENS) for e in benchmark.entries]
-    return [Ask(e, Prompt(_raw(e), e.question.image, True), TOKENS[e.task]) for e in benchmark.entries]
+        return [Ask(e, Prompt(_chat(e), e.question.image), CHAT_TOKENS) for e in entries]
+    return [Ask(e, Prompt(_raw(e), e.question.image, True), TOKENS[e.task]) for e in entries]
+
+
+def _original(entries: Sequence[Entry]) -> Iterator[Entry]:
+    by_id = {entry.id: entry for entry in entries}
+    for entry in entries:
+        if other := by_id.get(entry.pair):
+            yield _as_written(entry, other)
+
+
+def _as_written(entry: Entry, other: Entry) -> Entry:
+    """To the letter of the table; of a choice four options, and the truth by the letter of the question in words."""
+    cells, asked = entry.written, entry.question
+    if entry.task != "classification":
+        return replace(entry, question=replace(asked, answer=cells.answer))
+    named = other if asked.image else entry
+    right = dict(zip(LETTERS, cells.options, strict=False)).get(named.written.answer.split(".")[0], "")
+    options = cells.options[:CHOICES]
+    return replace(entry, question=replace(asked, answer=right, options=options, form="generation"))
 
 
 def grade(ask: Ask, given: str, likelihoods: Sequence[Likelihood], setting: Setting) -> dict[str, float]:
-    """The option itself, substring, or ROUGE and BLEU."""
+    """The option itself, substring, or ROUGE and BLEU. In the raw format the answer ends at a second ASSISTANT:."""
     entry, chat = ask.entry, setting.layout == "chat"
     truth, options = entry.question.answer, entry.question.options
+    said = umu_score.tidied(given) if chat else given.partition("ASSISTANT:")[0].strip()
     if entry.task == "classification":
-        said = mllmu_score.reply(f"ASSISTANT:{given}", "classification")
         said = umu_score.nearest(said, options) if chat or entry.group == "real" else said
         return {"accuracy": float(umu_score.option_right(truth, said))}
-    said = mllmu_score.reply(f"ASSISTANT:{given}", "cloze" if entry.task == "cloze" else "generation")
     said = umu_score.before_stop(said) if chat else said
     if entry.task == "cloze":
-        return {"accuracy": float(umu_score.cloze_right(truth, said))}
+        return {"accuracy": float(umu_score.cloze_right(truth, said, setting.original))}
     found = overlap(truth, said)
     return {"rouge1": found.rouge1, "rouge2": found.rouge2, "rougeL": found.rougeL, "bleu": found.bleu}
 
