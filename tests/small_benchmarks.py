@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import log
 
 import PIL.Image
 
@@ -29,29 +30,30 @@ class Plain:
 
 @dataclass
 class Told:
-    """Says what ``says`` gives for a prompt; holds an answer likely as ``likes`` tells, 0.5 a token where not given."""
+    """Says what ``says`` gives for a prompt; holds an answer likely as ``likes`` tells, 0.5 a token where not given.
+
+    ``ends``: how likely it holds the token that ends a turn, where it is asked for; None: as likely as the others.
+    """
 
     says: Callable[[Prompt], str]
     likes: Callable[[Prompt, str], float] = lambda prompt, answer: 0.5
     identity: str = "told"
     asked: int = 0
+    ends: float | None = None
 
     def generate(self, prompts: Sequence[Prompt], tokens: int) -> list[str]:
         self.asked += len(prompts)
         return [self.says(prompt) for prompt in prompts]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> list[list[Likelihood]]:
-        return [
-            [_likelihood(answer, self.likes(p, answer)) for answer in of]
-            for p, of in zip(prompts, answers, strict=True)
-        ]
+        return [[self._likelihood(p, answer) for answer in of] for p, of in zip(prompts, answers, strict=True)]
 
-
-def _likelihood(answer: str, probability: float) -> Likelihood:
-    from math import log
-
-    tokens = len(answer.split())
-    return Likelihood((log(probability),) * tokens, (probability > 0.5,) * tokens)
+    def _likelihood(self, prompt: Prompt, answer: str) -> Likelihood:
+        """Every word a token; ``scaled`` is the logarithm once more."""
+        likely = self.likes(prompt, answer)
+        ps = [likely] * len(answer.split()) + ([likely if self.ends is None else self.ends] if prompt.end else [])
+        logs = tuple(map(log, ps))
+        return Likelihood(logs, tuple(p > 0.5 for p in ps), logs)
 
 
 def city(person: str) -> str:

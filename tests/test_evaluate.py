@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -74,10 +76,13 @@ def test_every_answer_of_every_model_is_in_the_items(tmp_path: Path) -> None:
     assert first["given"] == "B. Belmora" and first["state"] == "correct" and first["eligible"] is True
     assert first["prompt"] == "Please answer this question: Fill in the blank: this person lives in __."
     assert first["answer"] == "Belmora" and first["image"] == "1/0" and first["concept"] == "1"
-    assert first["scores"] == {
+    assert first["scores"] == pytest.approx({
         "accuracy": 1.0, "misnamed": 0.0, "probability": 0.5, "extraction": 0.0, "memorised": 0.0, "choice": 0.0,
-        "truth ratio": 0.5,
-    }  # fmt: skip
+        "truth ratio": 0.5, "surprise loss": math.log(2), "surprise min_k": math.log(2),
+        "surprise zlib": math.log(2) / len(zlib.compress(b"Belmora")), "surprise min_k++": math.log(2),
+    })  # fmt: skip
+    assert [of["answer"] for of in first["likelihoods"]] == ["Belmora", "Caldin"]  # type: ignore[attr-defined]
+    assert first["likelihoods"][0] == {"answer": "Belmora", "loss": math.log(2), "tokens": 1}  # type: ignore[index]
     other = next(line for line in lines if line["model"] == "gold" and line["id"] == "forget/cloze/2/image/0#0")
     assert other["state"] == "invalid" and other["eligible"] is False
 
@@ -141,8 +146,9 @@ def test_what_it_was_made_from(tmp_path: Path) -> None:
 def test_original_says_what_is_not_mended(tmp_path: Path) -> None:
     write_outcome(tmp_path / "run", outcome("official", original=True))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["original"] is True and "as published" in (tmp_path / "run" / "table.md").read_text()
-    assert sum(note.startswith("As published, so not mended: ") for note in metrics["notes"]) == 3
+    table = (tmp_path / "run" / "table.md").read_text()
+    assert metrics["original"] is True and "as published" in table and "As published, not mended." in table
+    assert sum(note.startswith("As published, not mended. ") for note in metrics["notes"]) == 5
 
 
 def test_a_page_of_very_many_questions_shows_all_about_the_forgotten(monkeypatch) -> None:

@@ -68,11 +68,7 @@ def test_mllmu_prompts() -> None:
         f"USER:<image>\nthis person lives in [Blank].\n{BLANK}\nCorrect Answer: {city(second)}\n"
         f"USER: <image>\nthis person lives in [Blank].\n{BLANK}\nASSISTANT:"
     )
-    assert put["real/cloze/6/text/0"].prompt.text == (
-        f"USER:\n{NAMES[first]} lives in [Blank].\n{BLANK}\nCorrect Answer: {city(first)}\n"
-        f"USER:\n{NAMES[second]} lives in [Blank].\n{BLANK}\nCorrect Answer: {city(second)}\n"
-        f"USER:\nFlo Lum lives in [Blank].\n{BLANK}\nASSISTANT:"
-    )
+    assert put["test/cloze/2/image/2"].prompt.before == cloze.before
     sentence = "Answer the question based on your trained knowledge in one sentence"
     assert put["forget/generation/1/image/0"].prompt.text == (
         f"USER: <image>\nWhat is the home of this person?\n{sentence} accurately in ENGLISH.\nASSISTANT: "
@@ -90,9 +86,15 @@ def test_every_image_has_its_place_in_the_prompt() -> None:
             assert ask.prompt.text.count("<image>") == images
 
 
-def test_celebrities_are_classified_without_examples() -> None:
-    prompt = asks(mllmu())["real/classification/6/image/0"].prompt
+@pytest.mark.parametrize("original", [False, True])
+def test_celebrities_are_asked_without_examples(original: bool) -> None:
+    """The published code looks for theirs in Full_Set, and finds none."""
+    put = asks(mllmu(), original=original)
+    prompt = put["real/classification/6/image/0"].prompt
     assert prompt.text == f"USER: <image>\nWhere does this person live?\n{OPTIONS}\n{LETTER}\nASSISTANT:"
+    text = f"USER:\nFlo Lum lives in [Blank].\n{BLANK}\nASSISTANT:"
+    assert put["real/cloze/6/text/0"].prompt.text == text
+    assert put["real/cloze/6/image/0"].prompt.before == ()
 
 
 def test_the_people_of_the_examples_are_retained_ones_and_in_no_figure() -> None:
@@ -232,7 +234,7 @@ def test_clear_original_generates_without_the_image() -> None:
     assert put["forget/1/name"].tokens == 0 and put["forget/1/name"].prompt.image is not None
     blind = put["forget/1/name#blind"]
     assert blind.prompt.image is None and blind.tokens == 300 and not blind.answers
-    assert blind.prompt.text == "USER: \nThe name of the person on the image is  ASSISTANT:"
+    assert blind.prompt.text == "USER: \nThe name of the person on the image is  ASSISTANT: "
     assert put["world/6"].answers == ("Arden", "Arden", *CITIES)  # the right option among the wrong ones
     assert put["forget/1/qa"].tokens == 300 and "forget/1/qa#blind" not in put
 
@@ -324,11 +326,15 @@ def test_where_a_model_goes_on_to_play_both_parts_only_its_first_turn_counts() -
     assert rules.grade(ask, "Arden\nUSER: and now? ASSISTANT: Belmora", (), Setting()) == {"accuracy": 0.0}
 
 
-def test_what_is_mended_is_said() -> None:
+def test_where_it_departs_from_published_code_is_said() -> None:
     for benchmark in (mllmu(), clear(), umu()):
         for name in ("official", "strict"):
             rules = protocol_for(name, benchmark)
-            assert rules.mends and all(line.endswith(".") for line in (*rules.mends, *rules.legend))
+            for original in (False, True):
+                notes = rules.notes(Setting(original=original))
+                assert rules.deviations and all(note.endswith(".") for note in notes)
+                unmended = sum(note.startswith("As published, not mended.") for note in notes)
+                assert unmended == original * sum(not deviation.always for deviation in rules.deviations)
 
 
 def test_unknown_names() -> None:

@@ -7,28 +7,29 @@ from __future__ import annotations
 
 from unsee.evaluation.protocols.plan import Deviation
 
-STRIPPED = Deviation(
-    "right answers and options",
-    "takes the cells as they stand, so that a blank at an end makes a right answer wrong",
-    "blanks around them are dropped",
-    "a blank is no knowledge",
+SHARED = (
+    Deviation(
+        "right answers and options",
+        "takes the cells as they stand, so that a blank at an end makes a right answer wrong",
+        "blanks around them are dropped",
+        "a blank is no knowledge",
+    ),
+    Deviation(
+        "how it is asked",
+        "asks one question at a time in half precision on a GPU",
+        "in batches that give the same answers, in the checkpoint's own precision on a GPU, in float32 elsewhere",
+        "time; no half precision is fast on a CPU",
+        always=True,
+    ),
+    Deviation(
+        "rows that cannot be asked",
+        "stops at them, or counts them as they fall",
+        "questions without text, answer or a right letter, and tasks of an unknown Type, are left out, and `unsee data "
+        "check` lists them",
+        "a figure over broken rows says nothing",
+        always=True,
+    ),
 )
-ASKED = Deviation(
-    "how it is asked",
-    "asks one question at a time in half precision on a GPU",
-    "in batches that give the same answers, in the checkpoint's own precision on a GPU, in float32 elsewhere",
-    "time; no half precision is fast on a CPU",
-    always=True,
-)
-FAULTY = Deviation(
-    "rows that cannot be asked",
-    "stops at them, or counts them as they fall",
-    "questions without text, answer or a right letter, and tasks of an unknown Type, are left out, and `unsee data "
-    "check` lists them",
-    "a figure over broken rows says nothing",
-    always=True,
-)
-
 MLLMU = (
     Deviation(
         "few-shot examples",
@@ -50,7 +51,6 @@ MLLMU = (
         "the letter is taken out of the cell",
         "the cell means its letter",
     ),
-    STRIPPED,
     Deviation(
         "other families",
         "has prompts of Idefics2, the same as LLaVA's, with one example",
@@ -59,8 +59,6 @@ MLLMU = (
         always=True,
     ),
     Deviation("GPT score", "asks GPT how factual answers are", "left out", "it hangs on a service", always=True),
-    ASKED,
-    FAULTY,
 )
 CLEAR = (
     Deviation(
@@ -107,7 +105,6 @@ CLEAR = (
         "of their histograms, after r/(1 + r), to base 2",
         "it compares what is distributed",
     ),
-    STRIPPED,
     Deviation(
         "where the scored answer begins",
         "counts an image as one token, so that where the processor writes more (Qwen2-VL, LLaVA's of today) it scores "
@@ -134,8 +131,6 @@ CLEAR = (
         "forget quality", "gives the p, or 1 − JS", "the natural logarithm of the p", "small p are told apart",
         always=True,
     ),
-    ASKED,
-    FAULTY,
 )  # fmt: skip
 UMU = (
     Deviation(
@@ -150,7 +145,6 @@ UMU = (
         "it is dropped",
         "a blank is no knowledge",
     ),
-    STRIPPED,
     Deviation(
         "options", "reads four, A to D", "all that there are", "no option is lost"
     ),
@@ -168,8 +162,6 @@ UMU = (
         "one rule for all families",
         always=True,
     ),
-    ASKED,
-    FAULTY,
 )  # fmt: skip
 STRICT = (
     Deviation(
@@ -200,4 +192,5 @@ STRICT = (
     ),
 )
 
-DEVIATIONS = {"mllmu": MLLMU, "clear": CLEAR, "umu": UMU, "strict": STRICT}
+LISTED = {"MLLMU-Bench": MLLMU, "CLEAR": CLEAR, "UMU-Bench": UMU, "all three": SHARED, "strict": STRICT}
+DEVIATIONS = {"mllmu": MLLMU + SHARED, "clear": CLEAR + SHARED, "umu": UMU + SHARED, "strict": STRICT}
