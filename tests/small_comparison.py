@@ -72,6 +72,6 @@ def comparison(
     trials = {name: tried(8, i) for i, name in enumerate(methods)}
     made = Comparison(
         "People, 10 % forgotten", study, of, tuple(runs), trials, {"cores": 2, "processor": "any"},
-        "unsee compare --data people --split forget_10 --trials 8", "abc1234",
+        "unsee compare --data people --split forget_10 --trials 8", "abc1234", counted=True,
     )  # fmt: skip
     return Comparison(**{**vars(made), **other})

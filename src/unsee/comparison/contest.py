@@ -101,6 +101,7 @@ def assemble(plan: Plan, folder: Path, command: str) -> Comparison:
         machine=machine(),
         command=command,
         commit=", ".join(sorted({run.commit for run in runs if run.commit})),
+        counted=True,
     )
 
 

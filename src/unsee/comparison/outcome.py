@@ -84,7 +84,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``study``: model, data, split, seeds, trials, steps … for the record. ``clusters``: figure → concept an item."""
+    """``study``: model, data, split, seeds, trials, steps … for the record. ``clusters``: figure → concept an item.
+
+    ``counted``: its tests count swaps; older records drew 50,000, and keep the p that were published with them.
+    """
 
     title: str
     study: dict[str, Any]
@@ -94,6 +97,7 @@ class Comparison:
     machine: dict[str, Any]
     command: str
     commit: str
+    counted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"runs": [run.to_json() for run in self.runs]}

@@ -11,8 +11,9 @@ from unsee.comparison.figures import MEASURES, Measure
 from unsee.comparison.outcome import OURS, Comparison, Run
 from unsee.comparison.score import FORGETTING, shares
 from unsee.evaluation.statistics import Floats, by_concept, holm, numbers
+from unsee.evaluation.swaps import swap_p
 
-SWAPS = 50_000  # corrected for 200 tests, the least p that so many can show is 0.004
+SWAPS = 50_000, 500_000  # drawn for a test, and at most, where they are not all counted
 CHUNK = 5_000
 LEVEL = 0.05
 EQUAL = 0.01  # share of what was known: forgetting by so much less still counts as equal
@@ -40,23 +41,29 @@ def tests(comparison: Comparison) -> dict[tuple[str, str], Tested]:
     for measure in (m for m in MEASURES if m.asked(comparison.clusters)):
         before, clusters = _items(measure, ours, comparison)
         differences = [_items(measure, comparison.runs_of(m), comparison)[0] - before for m in methods]
-        ps = swapped(differences, clusters)
+        ps = (swapped if comparison.counted else recorded)(differences, clusters)
         found |= {(m, measure.key): (float(d.mean()), p) for m, d, p in zip(methods, differences, ps, strict=True)}
-    corrected = holm([p for _, p in found.values()])
+    corrected = [p if comparison.counted else round(p, 6) for p in holm([p for _, p in found.values()])]
     return {key: Tested(d, p) for (key, (d, _)), p in zip(found.items(), corrected, strict=True)}
 
 
 def swapped(differences: Sequence[Floats], clusters: Sequence[str], seed: int = 0) -> list[float]:
     """Two-sided p of each of many differences of the same items, as ``statistics.paired`` has it of one.
 
-    The same swaps for all: the p of many methods cost hardly more than that of one.
+    The same swaps for all: a method's p hangs on no other method.
     """
+    sums = [by_concept(d, clusters)[0] for d in differences]
+    return [swap_p(of, np.random.default_rng(seed), *SWAPS) for of in sums]
+
+
+def recorded(differences: Sequence[Floats], clusters: Sequence[str]) -> list[float]:
+    """As ``swapped``, of records from before swaps were counted: the same 50,000 for all, so that their p stay."""
     sums = np.stack([by_concept(d, clusters)[0] for d in differences], axis=1)
-    far, rng = np.zeros(sums.shape[1]), np.random.default_rng(seed)
-    for _ in range(SWAPS // CHUNK):
+    far, rng = np.zeros(sums.shape[1]), np.random.default_rng(0)
+    for _ in range(SWAPS[0] // CHUNK):
         signs = rng.integers(0, 2, size=(CHUNK, len(sums)), dtype=np.int8) * 2.0 - 1
         far += (np.abs(signs @ sums) >= np.abs(sums.sum(axis=0)) - 1e-9).sum(axis=0)
-    return [float(p) for p in (far + 1) / (SWAPS + 1)]
+    return [float(p) for p in (far + 1) / (SWAPS[0] + 1)]
 
 
 def behind(comparison: Comparison) -> list[str]:

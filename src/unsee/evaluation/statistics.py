@@ -12,8 +12,10 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp
 
 from unsee.errors import UnseeError
+from unsee.evaluation.swaps import swap_p
 
 Floats = NDArray[np.float64]
+MOST = 200_000  # swaps of one figure: of two hundred figures at once the least p is still 0.001
 
 
 class Share(TypedDict):
@@ -53,22 +55,21 @@ def paired(
     """Mean of after − before on the same items, its interval, and p by swapping the two for whole concepts at random.
 
     Swapping stays honest with few concepts, where a bootstrap p is far too small: two concepts never give p < 0.5.
+    ``draws``: of the interval; where swaps are not all counted so many are drawn, and up to MOST where p is small.
     """
     if len(before) != len(after):
         raise UnseeError(f"{len(before)} values before and {len(after)} after: give the same items in the same order.")
     sums, counts = by_concept(np.asarray(after, float) - np.asarray(before, float), clusters)
     rng = np.random.default_rng(seed)
     interval = _interval(sums, counts, rng, draws)
-    signs = rng.choice([-1.0, 1.0], size=(draws, len(sums)))
-    as_far = np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9
-    return {**interval, "p": round(float((as_far.sum() + 1) / (draws + 1)), 6)}
+    return {**interval, "p": digits(swap_p(sums, rng, draws, max(draws, MOST)))}
 
 
 def ks(a: Sequence[float], b: Sequence[float]) -> Distance:
     """How far two samples are apart: 0 the same distribution, 1 no overlap."""
     x, y = numbers(a), numbers(b)
     test = ks_2samp(x, y)
-    return {"distance": round(float(test.statistic), 6), "p": float(f"{test.pvalue:.6g}")}
+    return {"distance": round(float(test.statistic), 6), "p": digits(float(test.pvalue))}
 
 
 def js(a: Sequence[float], b: Sequence[float]) -> float:
@@ -90,7 +91,12 @@ def holm(ps: Sequence[float]) -> list[float]:
     larger = np.asarray(ps, float)[order] * np.arange(len(ps), 0, -1)
     adjusted = np.empty(len(ps))
     adjusted[order] = np.minimum(np.maximum.accumulate(larger), 1)
-    return [round(p, 6) for p in adjusted.tolist()]
+    return [digits(p) for p in adjusted.tolist()]
+
+
+def digits(p: float) -> float:
+    """Six of them, however small: p is above 0, and stays it."""
+    return float(f"{p:.6g}")
 
 
 def crossed(rows: Sequence[Sequence[float]], clusters: Sequence[str], seed: int = 0, draws: int = 2000) -> Share:
