@@ -100,6 +100,43 @@ def test_pictures_without_perturbed_columns(folder) -> None:
     assert plain(read(folder, "forget05")) == plain(made("clear")[1].benchmarks["forget05"])
 
 
+def test_cells_are_kept_as_they_stand(folder) -> None:
+    def edit(rows) -> None:
+        rows[0]["caption"] += " "
+        rows[0]["perturbed_captions"] = [" wrong", "", "other "]
+
+    change(folder, f"{SPLIT}_perturbed", edit)
+    entry = next(e for e in read(folder).groups["forget"] if e.task == "caption")
+    assert (
+        entry.written.answer == entry.question.answer + " " and entry.question.answer.strip() == entry.question.answer
+    )
+    assert entry.written.perturbed == (" wrong", "", "other ") and entry.perturbed == ("wrong", "other")
+    assert entry.written.paraphrase == entry.paraphrase and entry.number == 0
+
+
+def test_as_many_options_everywhere_are_exported(folder, capsys) -> None:
+    found = read(folder)
+    assert {len(e.written.options) for e in found.groups["world"]} == {3}
+    assert {len(e.written.options) for e in found.groups["faces"]} == {4} and not capsys.readouterr().err
+    change(folder, "real_world", lambda rows: rows[1]["options"].append("one more"))
+    read(folder)
+    assert "1 fault" in capsys.readouterr().err
+
+
+def test_who_is_in_no_set_of_the_split_stands_beside(folder) -> None:
+    name = read(folder).forget[0]
+
+    def edit(rows) -> None:
+        rows[0]["name"] = name
+
+    change(folder, "retain_perturbed", edit)
+    found = read(folder)
+    assert {(e.task, e.question.concept, e.group) for e in found.beside} == {
+        (task, name, "retain") for task in ("caption", "name")
+    }
+    assert name not in {e.question.concept for e in found.groups["retain"]} and not read(made("clear")[0]).beside
+
+
 def test_a_name_spelled_otherwise_is_told(folder, capsys) -> None:
     change(folder, f"{SPLIT}_perturbed", lambda rows: rows[0].update(name="Cordion  Ostafel"))
     found = read(folder)

@@ -1,16 +1,19 @@
 """Membership attacks, against hand-made likelihoods and scikit-learn."""
 
+import math
 import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from unsee.errors import UnseeError
+from unsee.evaluation.answer import scaled
 from unsee.evaluation.ask import Likelihood
-from unsee.evaluation.membership import auc, loss, min_k, privacy, reference, surprises, zlib_loss
+from unsee.evaluation.membership import auc, loss, min_k, min_k_plus_plus, privacy, reference, surprises, zlib_loss
 
 
 def likely(*logprobs: float) -> Likelihood:
@@ -57,6 +60,35 @@ def test_surprises_are_in_the_order_of_the_answers() -> None:
     assert list(got) == ["loss", "min_k", "zlib"]
     assert got["loss"] == [1, 3] and got["min_k"] == [1, 4]
     assert surprises(answers, texts, without=[likely(-5.0)] * 2)["reference"] == [-4, -2]
+
+
+def test_min_k_plus_plus_by_hand() -> None:
+    """Of two words with 0.8 and 0.2 the logarithms are d = ln 4 apart: mean ln 0.8 − 0.2 d, standard deviation 0.4 d.
+
+    The likelier is 0.2 d above the mean, so half a deviation, the other 0.8 d below, so two. Of 0.9 and 0.1 the
+    deviation is 0.3 d: a third above, three below.
+    """
+    logs = torch.tensor([[0.8, 0.2], [0.2, 0.8], [0.9, 0.1]]).log()
+    found = scaled(logs, logs[:, 0]).tolist()
+    assert found == pytest.approx([0.5, -2, 1 / 3], rel=1e-4)
+    answer = Likelihood(tuple(logs[:, 0].tolist()), (True, False, True), tuple(found))
+    assert min_k_plus_plus(answer) == pytest.approx(2, rel=1e-4)  # of three tokens the one that surprises most
+    assert min_k_plus_plus(answer, 0.7) == pytest.approx((2 - 1 / 3) / 2, rel=1e-4)
+    got = surprises([answer], ["a b c"])
+    assert list(got) == ["loss", "min_k", "zlib", "min_k++"] and got["min_k++"] == [min_k_plus_plus(answer)]
+
+
+def test_a_word_that_is_sure_is_no_surprise() -> None:
+    logs = torch.tensor([[0.0, -math.inf], [-1e-9, -30.0]])
+    assert scaled(logs, logs[:, 0]).tolist() == pytest.approx([0, 0], abs=1e-3)
+
+
+def test_the_end_of_a_turn_is_no_token_of_min_k() -> None:
+    """Of (1, 2, 9) the 9 is the end: loss 4, of the two others the larger, and zlib by the loss."""
+    answer = Likelihood((-1.0, -2.0, -9.0), (True,) * 3, (-0.5, -0.25, -9.0))
+    got = surprises([answer], ["ab"], ended=True)
+    size = len(zlib.compress(b"ab"))
+    assert got == {"loss": [4], "min_k": [2], "zlib": [4 / size], "min_k++": [0.5]}
 
 
 def whose(values: list[float]) -> list[str]:

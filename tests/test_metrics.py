@@ -133,6 +133,7 @@ def likely(*hits: int, logprobs: tuple[float, ...] = ()) -> Likelihood:
 def test_memorisation(hits: tuple[int, ...], extracted: float, memorised: float) -> None:
     assert extraction_strength(likely(*hits)) == pytest.approx(extracted)
     assert exact_memorisation(likely(*hits)) == pytest.approx(memorised)
+    assert extraction_strength(likely(*hits), published=True) == pytest.approx(max(extracted, 1 / len(hits)))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12))

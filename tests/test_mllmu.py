@@ -149,6 +149,21 @@ def test_test_questions_are_asked_of_every_picture() -> None:
     assert all(len(images) == 2 and not images & taught for images in views.values())
 
 
+def test_cells_and_places_are_those_of_the_table(folder) -> None:
+    def edit(rows) -> None:
+        rows[0]["Classification_Task"]["Pure_Text_Questions"][1]["Correct_Answer"] += ". the job "
+        rows[0]["Mask_Task"][1]["Ground_Truth"] += " "
+
+    change(folder, SPLIT, edit)
+    first = [e for e in read(folder).groups["forget"] if e.question.concept == read(folder).forget[0]]
+    choice = [e for e in first if e.task == "classification" and e.question.image is None]
+    assert choice[1].written.answer == f"{choice[1].letter}. the job " and choice[0].written.answer == choice[0].letter
+    assert choice[1].written.options == choice[1].question.options
+    cloze = [e for e in first if e.task == "cloze"]
+    assert [e.number for e in cloze] == [0, 1, 2]  # both modalities share a list
+    assert cloze[1].written.answer == cloze[1].question.answer + " "
+
+
 def test_examples_are_drawn_from_questions_that_are_asked() -> None:
     found = read(made("mllmu")[0])
     asked = {e.id for e in found.entries}

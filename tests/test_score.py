@@ -4,7 +4,7 @@ import pytest
 
 from unsee.concepts import UNKNOWN, Question
 from unsee.errors import UnseeError
-from unsee.evaluation.score import correct, says_unknown, state, truth_ratio
+from unsee.evaluation.score import correct, published_truth_ratio, says_unknown, state, truth_ratio
 
 
 def ask(answer: str, form: str = "generation", options: tuple[str, ...] = ()) -> Question:
@@ -83,6 +83,14 @@ def test_a_stranger_who_is_unknown_is_answered_right() -> None:
     assert state(ask(UNKNOWN), "unknown") == "correct"
     assert state(ask(UNKNOWN), "Alba Ashafel") == "incorrect"
     assert not says_unknown("a well-known baker") and not says_unknown("unknowns")
+
+
+def test_truth_ratio_as_open_unlearning_has_it() -> None:
+    assert published_truth_ratio(0.6, [0.9, 0.1]) == pytest.approx(0.6 / (0.6 + 0.3 + 1e-10), rel=1e-12)  # √0.09
+    assert published_truth_ratio(0, [0, 0]) == 0
+    assert published_truth_ratio(1e-10, [0]) == pytest.approx(0.5)
+    with pytest.raises(UnseeError, match="without wrong answers"):
+        published_truth_ratio(0.5, [])
 
 
 def test_truth_ratio() -> None:
