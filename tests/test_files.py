@@ -125,7 +125,8 @@ def test_two_never_both_get_in(tmp_path):
 def test_work_within_work_on_the_same_output_is_let_in(tmp_path):
     with at_work(tmp_path / "out"), at_work(tmp_path / "out"), new_folder(tmp_path / "out") as folder:
         write_json(folder / "a.json", 1)
-    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a.json"]
+        write_json(folder / "more" / "b.json", 1)
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a.json", "more"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("os error 28: disk is full")])

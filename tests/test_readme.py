@@ -16,6 +16,7 @@ from unsee.cli import main
 README = Path(__file__).parent.parent / "README.md"
 MODELS = README.parent / "docs" / "models.md"
 REQUESTS = README.parent / "docs" / "requests.md"
+FEW = ["--steps", "2", "--stop", "0"]  # what two steps leave is not judged
 
 
 def blocks(language: str, document: Path = README) -> list[str]:
@@ -38,7 +39,7 @@ def test_the_commands(desk, document, count):
     commands = [line for block in blocks("sh", document) for line in block.splitlines() if line.startswith("unsee ")]
     assert len(commands) == count
     for command in commands:
-        quick = ["--steps", "2"] if " forget " in command else ["--people", "20"] if " export " in command else []
+        quick = FEW if " forget " in command else ["--people", "20"] if " export " in command else []
         assert main([*shlex.split(command)[1:], *quick]) == 0, command
     assert (desk / "MODEL-forgot" / "config.json").is_file()
     (revert,) = re.findall(r"`(unsee revert[^`]*)`", README.read_text(encoding="utf-8"))
@@ -88,6 +89,6 @@ def test_pushing(desk, monkeypatch, capsys):
     api.create_repo.return_value = huggingface_hub.RepoUrl("https://huggingface.co/OWNER/NAME")
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda *_, **__: api)
     forget = next(line for block in blocks("sh", MODELS) for line in block.splitlines() if " forget " in line)
-    assert main([*shlex.split(forget)[1:], "--steps", "2"]) == 0
+    assert main([*shlex.split(forget)[1:], *FEW]) == 0
     assert main(shlex.split(commands[0])[1:]) == 0
     assert api.upload_folder.call_count == 1 and "huggingface.co/OWNER/NAME" in capsys.readouterr().out

@@ -9,23 +9,24 @@ import argparse
 import inspect
 import os
 import select
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import tyro
-import yaml
-from rich.console import Console
-from rich.text import Text
 
-from unsee import __version__, processes
+from unsee import __version__, files, processes
 from unsee.commands import benchmarks, comparing, forgetting, models, requests, studies
-from unsee.errors import UnseeError, nearest
-from unsee.progress import say
+from unsee.errors import NOT_FORGOTTEN, UnseeError, nearest
+from unsee.progress import alarm, say, tell
+from unsee.untrusted import read_yaml
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": studies.demo,
     "forget": forgetting.forget,
     "statistics": forgetting.statistics,
@@ -57,21 +58,37 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 # the same command again goes on where it was stopped
 RESUME = ("forget", "finetune", "evaluate", "compare", "requests run", "requests replay")
+AFTERWARDS = {  # what to do next where a command has changed something before it was stopped
+    "requests rollback": ". Where 'unsee requests list' says that it is rolled back, go on with unsee requests replay",
+}
 UNREAD = 141  # exit code, a shell's for SIGPIPE
+CODES = {
+    0: "done",
+    2: "the input cannot serve, or the disk took no more; the message says why and what is left",
+    NOT_FORGOTTEN: "done and written, but what was to be forgotten has not left: not to be released",
+    processes.INTERRUPTED: "stopped by Ctrl-C",
+}
+HOLD_ON = (
+    b"\nstopping already, and removing what is half written. Once more ends at once; the next command that writes "
+    b"there then removes it.\n"
+)
 SHARED = ("forget", "statistics", "evaluate")  # several processes can do them together
 CONFIG_HELP = "--config FILE reads flags from a YAML file, such as the config.yaml of a run; flags given beside it win."
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command. Exit codes: 0, 2 for what the user can put right, 130 after Ctrl-C."""
+    """Run one command. Exit codes: ``CODES``."""
     given = list(sys.argv[1:] if args is None else args)
     _quiet()
-    code = _answer(given)
+    _printable()
+    with _once_interrupted():
+        code = _answer(given)
     processes.leave(code)
     return code
 
 
 def _answer(given: list[str]) -> int:
+    files.finished.clear()
     try:
         processes.meet()
         code = _run(given)
@@ -82,31 +99,97 @@ def _answer(given: list[str]) -> int:
             raise
         return UNREAD
     except UnseeError as error:
-        if processes.speaks():
-            Console(stderr=True).print(Text("error: ", "bold red") + Text(str(error)), soft_wrap=True)
+        _refuse(given, error)
         return 2
     except KeyboardInterrupt:
-        again = "run the same command again to resume" if _name(given) in RESUME else "nothing was written"
-        say(f"\nstopped; {again}")
+        say("")  # below what the terminal makes of Ctrl-C
+        say(_stopped(_name(given)))
         return processes.INTERRUPTED
+    except Exception as error:
+        if not files.refused(error):
+            raise
+        _refuse(given, files.Unwritten(f"could not write: {files.refused(error)}."))
+        return 2
+
+
+def _refuse(given: list[str], error: UnseeError) -> None:
+    if not processes.speaks():
+        return
+    *lines, last = error.args or ("",)
+    if isinstance(error, files.Unwritten):
+        last += " Mend that and give the same command again"
+        last += ": it goes on where it stopped." if _name(given) in RESUME else "."
+    alarm(*lines, last)
+
+
+def _stopped(name: str) -> str:
+    """What is left of a command that Ctrl-C ended: said when what was half written is gone."""
+    half = [f"'{p}'" for p in files.abandon()]
+    there = [f"'{p}'" for p in files.finished]
+    said = "run the same command again to resume" if name in RESUME else "nothing was written"
+    if name not in RESUME and there:
+        said = f"written before that, and kept: {', '.join(there)}{AFTERWARDS.get(name, '')}"
+    if half:
+        said += f"; could not remove {', '.join(half)}, which the next command that writes there removes"
+    return f"stopped; {said}"
+
+
+@contextmanager
+def _once_interrupted() -> Iterator[None]:
+    """Within: the first Ctrl-C ends the work, the second is told what goes on, the third ends the process.
+
+    After a first it stays so while Python ends, which takes a moment.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _first)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is _first:
+            signal.signal(signal.SIGINT, before)
+
+
+def _first(*_: object) -> None:
+    signal.signal(signal.SIGINT, _second)
+    raise KeyboardInterrupt
+
+
+def _second(*_: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if processes.first():
+        os.write(2, HOLD_ON)  # print may be at work in this very thread
+
+
+def _printable() -> None:
+    """What a terminal's encoding lacks is printed as '?', and output that was closed goes nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (open as long as this process runs)
+        elif hasattr(stream, "reconfigure"):
+            with suppress(OSError, ValueError):  # what lies under it was exchanged, or closed
+                stream.reconfigure(errors="replace")
 
 
 def _unread() -> bool:
     """Whether what is printed is read no further, as by ``unsee … | head``; if so, the rest goes nowhere."""
-    pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)
-    if not any(event & select.POLLERR for _, event in pipe.poll(0)):
-        return False
+    if hasattr(select, "poll"):  # Windows has none, and no other pipes of ours break there
+        pipe = select.poll()
+        pipe.register(sys.stdout.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in pipe.poll(0)):
+            return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
 
 def _run(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
-        print(overview())
+        tell(*overview().split("\n"))
         return 0
     if given[0] == "--version":
-        print(f"unsee {__version__}")
+        tell(f"unsee {__version__}")
         return 0
     name = _name(given)
     if name not in COMMANDS:
@@ -120,18 +203,18 @@ def _run(given: list[str]) -> int:
     description = f"{inspect.getdoc(command)}".partition("\n\nArgs:")[0] + f"\n\n{CONFIG_HELP}"
     marks = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     try:
-        tyro.cli(
+        done = tyro.cli(
             command, prog=f"unsee {name}", args=flags, description=description, config=marks,
             console_outputs=processes.first(),
         )  # fmt: skip
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    return 0
+    return int(done or 0)
 
 
 def _name(given: list[str]) -> str:
     two = " ".join(given[:2])
-    return two if two in COMMANDS else given[0]
+    return two if two in COMMANDS else "".join(given[:1])
 
 
 def overview() -> str:
@@ -140,7 +223,8 @@ def overview() -> str:
     return "\n".join([
         "usage: unsee COMMAND [flags]", "",
         "Make multimodal models forget visual concepts: a person, a brand, a flag.", "", *rows, "",
-        "unsee COMMAND --help tells its flags.", CONFIG_HELP,
+        "unsee COMMAND --help tells its flags.", CONFIG_HELP, "",
+        "exit codes:", *(f"  {code:<5}{meaning}" for code, meaning in CODES.items()),
     ])  # fmt: skip
 
 
@@ -151,30 +235,25 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
-def _with_file(command: Callable[..., None], args: list[str]) -> list[str]:
+def _with_file(command: Callable[..., int | None], args: list[str]) -> list[str]:
     """Put the flags that ``--config FILE`` holds before the others, which so win."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     found, rest = parser.parse_known_args(args)
     if found.config is None:
         return rest
-    from unsee.data.tables import read_text
-
-    try:
-        values = yaml.safe_load(read_text(found.config))
-    except yaml.YAMLError as error:
-        raise UnseeError(f"{found.config} is not YAML: {error}") from error
+    values = read_yaml(found.config)
     if not isinstance(values, dict):
         raise UnseeError(f"{found.config} holds no settings: lines such as 'steps: 120' are needed.")
     allowed = _flags(command)
     unknown = [f"  {k}. {nearest(str(k), allowed).partition('Allowed:')[0]}" for k in values if k not in allowed]
     if unknown:
         head, foot = f"{found.config} has {len(unknown)} unknown key(s):", f"Allowed: {', '.join(sorted(allowed))}."
-        raise UnseeError("\n".join([head, *unknown, foot]))
+        raise UnseeError(head, *unknown, foot)
     return [part for key, value in values.items() for part in _flag(key, value)] + rest
 
 
-def _flags(command: Callable[..., None]) -> list[str]:
+def _flags(command: Callable[..., int | None]) -> list[str]:
     names = [n for n in inspect.signature(command).parameters if n != "config"]
     config = command.__annotations__.get("config")
     return names + ([f.name for f in fields(command.__globals__[config])] if config else [])

@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+NOT_FORGOTTEN = 3  # exit code: all was done and written, but what was to be forgotten has not left
+
 
 class UnseeError(Exception):
-    """What was given, what is allowed, what to do next. The command line prints it and exits with code 2."""
+    """What was given, what is allowed, what to do next. The command line prints it and exits with code 2.
+
+    Several arguments are as many lines. Within one, a line break is part of a name, and printed as an escape.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

@@ -39,6 +39,10 @@ _unfinished: set[Path] = set()
 finished: list[Path] = []  # what this process put in place, for who is interrupted and asks
 
 
+class Unwritten(UnseeError):
+    """The system did not write, which the user can mend; the same command again then does."""
+
+
 @contextmanager
 def new_folder(path: Path | str, private: bool = False) -> Iterator[Path]:
     """A folder beside ``path``, renamed to it when the block ends well and removed when it does not.
@@ -72,14 +76,19 @@ def new_file(path: Path | str, private: bool = False) -> Iterator[Path]:
         yield beside
         if private:
             beside.chmod(0o600)  # whatever wrote it may have made it anew
-        _flush_one(beside)
+        flush(beside)
         os.replace(beside, path)
         _done(path)
 
 
 def write_json(path: Path | str, value: Any, private: bool = False) -> None:
     with new_file(path, private) as file:
-        file.write_text(json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n", encoding="utf-8")
+        file.write_bytes(text_bytes(json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n"))
+
+
+def text_bytes(text: str) -> bytes:
+    r"""UTF-8; a byte of a file's name that is not, which Python holds as a lone surrogate, as JSON's escape \udcXX."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 # One process at a time
@@ -95,7 +104,8 @@ def at_work(path: Path | str, wait: float = SHORT) -> Iterator[None]:
     path = _whole(Path(path))
     thread = threading.get_ident()
     if any((thread, place) in _at_work for place in (path, *path.parents)):
-        yield
+        with _made(path.parent):
+            yield
         return
     with _made(path.parent):
         lock = _lock(path)
@@ -228,7 +238,8 @@ def _beside(path: Path) -> Iterator[Path]:
     try:
         yield beside
     except UnseeError as error:  # of a file in it: name the place that was asked for
-        raise UnseeError(str(error).replace(str(beside), str(path))) from error
+        error.args = tuple(str(line).replace(str(beside), str(path)) for line in error.args)
+        raise
     finally:
         _remove([beside])
         if not beside.exists():
@@ -259,7 +270,7 @@ def _told(path: Path) -> Iterator[None]:
         if not isinstance(error, (OSError, SafetensorError)) and not refused(error):
             raise
         why = refused(error) or getattr(error, "strerror", None) or error
-        raise UnseeError(f"could not write '{path}': {why}. Nothing of it was left behind.") from error
+        raise Unwritten(f"could not write '{path}': {why}. Nothing of it was left behind.") from error
 
 
 def refused(error: BaseException | None) -> str:
@@ -307,12 +318,13 @@ def _flush(folder: Path) -> None:
     places = [(place, files) for place, _, files in os.walk(folder)]
     files = [Path(place) / name for place, names in places for name in names]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(_flush_one, [f for f in files if f.is_file() and not f.is_symlink()]))
+        list(pool.map(flush, [f for f in files if f.is_file() and not f.is_symlink()]))
     for place, _ in places:
         _flush_folder(Path(place))
 
 
-def _flush_one(file: Path) -> None:
+def flush(file: Path) -> None:
+    """What was written to it is on the disk."""
     with file.open("rb" if fcntl else "r+b") as written:  # Windows flushes only what may be written
         os.fsync(written.fileno())
 

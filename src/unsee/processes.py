@@ -200,8 +200,8 @@ def alike() -> Iterator[None]:
         yield
     except UnseeError as error:
         wrong = error
-    told = [text for text in everywhere(str(wrong) if wrong else None) if text is not None]
+    told = [lines for lines in everywhere(wrong.args if wrong else None) if lines is not None]
     if wrong:
         raise wrong
     if told:
-        raise UnseeError(told[0])
+        raise UnseeError(*told[0])

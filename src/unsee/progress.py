@@ -1,4 +1,7 @@
-"""Progress of long work: a bar on a terminal, elsewhere a plain line now and then. All to standard error."""
+"""What a person sees: progress as a bar on a terminal, elsewhere as a plain line now and then, remarks and results.
+
+Names in it may come from strangers: nothing of them reaches a terminal but as ``untrusted.shown``.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
 
 from unsee import processes
+from unsee.untrusted import shown
 
 LINE_EVERY = 10.0  # seconds between two plain lines
 _inside = ContextVar("inside", default=False)  # whether progress of some work is being shown
@@ -59,10 +64,11 @@ def _shown(title: str, total: int) -> Iterator[Tick]:
         yield _plain(title, total)
         return
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-    rest = TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True))  # cut where there is no room
+    room = Column(ratio=1, no_wrap=True)  # cut where there is no room
+    rest = TextColumn("{task.fields[note]}", markup=False, table_column=room)
     with Progress(*columns, rest, console=console, expand=True) as bar:
         task = bar.add_task(title, total=total, note="")
-        yield lambda done, note="": bar.update(task, completed=done, note=note)
+        yield lambda done, note="": bar.update(task, completed=done, note=shown(note))
 
 
 def _plain(title: str, total: int) -> Tick:
@@ -73,7 +79,7 @@ def _plain(title: str, total: int) -> Tick:
         now = time.monotonic()
         if now - last >= LINE_EVERY or done >= total:
             last = now
-            print(f"{title}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+            print(shown(f"{title}: {done}/{total} {note}".rstrip()), file=sys.stderr, flush=True)
 
     return tick
 
@@ -81,4 +87,16 @@ def _plain(title: str, total: int) -> Tick:
 def say(text: str) -> None:
     """One line for the person who waits, once whatever the number of processes; standard output is for results."""
     if processes.first() and not _silent.get():
-        print(text, file=sys.stderr, flush=True)
+        print(shown(text), file=sys.stderr, flush=True)
+
+
+def tell(*lines: str) -> None:
+    """Results, to standard output."""
+    for line in lines:
+        print(shown(line))
+
+
+def alarm(*lines: str, head: str = "error: ", text: str = "") -> None:
+    """What must not be overlooked, to standard error: ``head`` in red, and the lines in the style ``text``."""
+    told = Text("\n".join(map(shown, lines)), text)
+    Console(stderr=True).print(Text(head, "bold red") + told, soft_wrap=True)

@@ -21,17 +21,20 @@ from unsee import hardware, processes
 from unsee.api import Result
 from unsee.concepts import Concept, Request
 from unsee.data.images import FileImage
-from unsee.files import new_folder, sha256, write_json
+from unsee.files import new_folder, sha256, text_bytes, write_json
 from unsee.memory import peak_memory
 
 
 def write_run(
     out: Path, asked: Mapping[str, Any], request: Request, result: Result, statistics: Path | None, started: float
 ) -> None:
-    """Write the new folder ``out``: config.yaml, manifest.json, metrics.json, patch/, undo/ and the statistics."""
-    with new_folder(out) as folder:
+    """Write the new folder ``out``: config.yaml, manifest.json, metrics.json, patch/, undo/ and the statistics.
+
+    All of it private, since most of it names or shows who is to be forgotten.
+    """
+    with new_folder(out, private=True) as folder:
         text = yaml.safe_dump(dict(asked), sort_keys=False, allow_unicode=True)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        (folder / "config.yaml").write_bytes(text_bytes(text))
         write_json(folder / "metrics.json", figures(result))
         result.patch.save(folder / "patch")
         result.undo.save(folder / "undo")
@@ -43,6 +46,8 @@ def write_run(
 def figures(result: Result) -> dict[str, Any]:
     """What was measured: the same for the same request, whatever the machine's load."""
     return {
+        "forgotten": result.forgotten,
+        "left": {"mean": result.share, "worst": max(result.left.values())},
         "stopped": result.stopped,
         "certificates": result.certificates,
         "rank": result.rank,
@@ -103,5 +108,5 @@ def fingerprint_images(concepts: Sequence[Concept]) -> dict[str, Any]:
     """How many images, and one hash of their names and bytes."""
     images = [i for c in concepts for i in c.images]
     lines = [f"{i.id} {sha256(i.path)}" for i in images if isinstance(i, FileImage)]
-    digest = hashlib.sha256("\n".join(lines).encode())
+    digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape"))
     return {"concepts": len(concepts), "images": len(images), "sha256": digest.hexdigest()}

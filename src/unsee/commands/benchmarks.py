@@ -15,7 +15,7 @@ from unsee import processes
 from unsee.commands.shared import Device, checkpoints, device_of
 from unsee.errors import UnseeError
 from unsee.files import refuse_existing
-from unsee.progress import say
+from unsee.progress import say, tell
 
 if TYPE_CHECKING:
     from unsee.evaluation.ask import Engine
@@ -91,7 +91,7 @@ def evaluate(
             for file in folder.glob("answers.sqlite*"):
                 file.unlink()
     Console().print(outcome.table)
-    print(f"{out / 'report.html'} shows every answer")
+    tell(f"{out / 'report.html'} shows every answer")
 
 
 def _named(model: str, compare: Sequence[str]) -> dict[str, str]:
@@ -143,7 +143,7 @@ def data_check(
     from unsee.data.check import check
 
     report = check(source, benchmark or "", revision)
-    print("\n".join(report.lines()))
+    tell(*report.lines())
     if report.findings:
         raise UnseeError(
             f"{source} has {len(report.findings)} fault(s). Download it again, or mend the rows named above."
@@ -168,7 +168,7 @@ def data_export(
     from unsee.data.export import export
 
     export(format, out, people, views, seed)
-    print(f"{out}: {people} people as {format}")
+    tell(f"{out}: {people} people as {format}")
 
 
 def data_folders(*, benchmark: Name, split: str, out: Path, source: str = "") -> None:
@@ -185,7 +185,7 @@ def data_folders(*, benchmark: Name, split: str, out: Path, source: str = "") ->
 
     opened = open_benchmark(benchmark, source, split)
     folders(opened, out)
-    print(f"{out}: {len(opened.forget)} people to forget, {len(opened.retain)} to retain")
+    tell(f"{out}: {len(opened.forget)} people to forget, {len(opened.retain)} to retain")
 
 
 def utility(
@@ -209,4 +209,4 @@ def utility(
     figures = utility(model, [t.strip() for t in tasks.split(",")], device_of(device), task_folder, limit)
     merge(results, model, figures)
     for task, metrics in figures.items():
-        print(f"{task}: " + ", ".join(f"{name} {figure['value']:.4g}" for name, figure in metrics.items()))
+        tell(f"{task}: " + ", ".join(f"{name} {figure['value']:.4g}" for name, figure in metrics.items()))

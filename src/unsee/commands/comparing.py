@@ -11,6 +11,7 @@ from rich.console import Console
 from unsee.commands.shared import Device, device_of
 from unsee.errors import UnseeError
 from unsee.hardware import has_bf16
+from unsee.progress import tell
 
 
 def compare(
@@ -88,4 +89,4 @@ def compare(
     made.write(out)
     write_page(out / "report.html", found)
     Console().print(made)
-    print(f"{out / 'report.html'} shows it")
+    tell(f"{out / 'report.html'} shows it")

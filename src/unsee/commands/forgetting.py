@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import tyro
 
 from unsee import processes
-from unsee.commands.shared import Device, checkpoints, device_of, fitting, pick, place, read
+from unsee.commands.shared import Device, checkpoints, device_of, fitting, only_here, pick, place, read
 from unsee.concepts import Request
 from unsee.config import ForgetConfig
-from unsee.errors import UnseeError
+from unsee.errors import NOT_FORGOTTEN, UnseeError
 from unsee.files import refuse_existing
 from unsee.memory import steady_memory
+from unsee.progress import alarm, tell
 
 if TYPE_CHECKING:
+    from unsee.api import Result
     from unsee.vision.module import Visual
 
 
@@ -36,10 +38,11 @@ def forget(
     trust_remote_code: bool = False,
     device: Device = "auto",
     config: ForgetConfig,
-) -> None:
+) -> int:
     """Make a model forget visual concepts; writes a run folder with the patch.
 
-    An interrupted run resumes when the same command is given again. Under torchrun the work is shared.
+    An interrupted run resumes when the same command is given again. Under torchrun the work is shared. Exits with 3
+    where the target has not left: the run folder is written, but no model with its patch is to be released.
 
     Args:
         model: folder of the multimodal checkpoint, or its hub name; its language model is neither loaded nor downloaded
@@ -72,7 +75,7 @@ def forget(
         request = Request(*(fitting(visual, of) for of in (request.forget, request.retain, request.neutral)))
     if dry_run:
         _dry_run(visual, request, statistics, config, never, started)
-        return
+        return 0
     asked = runs.resolved(
         config, model=place(model), forget=forget, out=out, retain=retain, statistics=statistics, neutral=neutral,
         reference=reference and place(reference), concepts=concepts, skip_bad=skip_bad, revision=revision,
@@ -85,11 +88,28 @@ def forget(
         with processes.alike():
             if processes.first():
                 runs.write_run(out, asked, request, result, statistics, started)
-    worst = max(result.certificates.values())
-    count = len(result.patch.tensors)
-    print(f"{out}: {len(request.forget)} concept(s) forgotten, {count} tensors changed ({result.stopped})")
-    print(f"retained outputs of a layer move by at most {worst:.1%} of their energy")
-    print(f"next: unsee apply --model {model} --patch {out / 'patch'} --out NEW_MODEL")
+    done, count = "forgotten" if result.forgotten is not False else "NOT forgotten", len(result.patch.tensors)
+    tell(f"{out}: {len(request.forget)} concept(s) {done}, {count} tensors changed ({result.stopped})")
+    tell(f"retained outputs of a layer move by at most {max(result.certificates.values()):.1%} of their energy")
+    if result.forgotten is False:
+        alarm(*_not_forgotten(out, result, config), head="not forgotten: ", text="red")
+        return NOT_FORGOTTEN
+    tell(f"next: unsee apply --model {model} --patch {out / 'patch'} --out NEW_MODEL")
+    return 0
+
+
+def _not_forgotten(out: Path, result: Result, config: ForgetConfig) -> list[str]:
+    """What is left, what that means and what to do."""
+    most, steps = max(result.left, key=lambda c: result.left[c]), len(result.history)
+    other = "more images of each concept, and fewer concepts at once"
+    more = f"more --steps than {config.steps}" if steps >= config.steps else f"a lower --stop than {config.stop:g}"
+    return [
+        f"held-back views still show {result.share:.0%} of their identity after {steps} steps, those of '{most}' "
+        f"{result.left[most]:.0%}; --stop asks for less than {config.stop:.0%}.",
+        f"A model with this patch must not be released. '{out}' is written, so that it can be looked at.",
+        f"What helps: {more}, {other}; and no image of what is to be forgotten among --retain, --neutral or the "
+        f"--statistics.",
+    ]
 
 
 def _dry_run(
@@ -107,7 +127,7 @@ def _dry_run(
     with attention_for(visual.model, config.bf16):
         job = prepare(visual, request, statistics, config, never)
         lines = plan(visual, job, time.perf_counter() - started, bool(request.retain)).lines()
-    print("\n".join(lines))
+    tell(*lines)
 
 
 def _request(forget: Path, retain: Path | None, neutral: Path | None, concepts: str, skip_bad: bool) -> Request:
@@ -164,12 +184,12 @@ def statistics(
         visual = load_visual(model, revision, trust_remote_code, device_of(device))
     if skip_bad:
         chosen = fitting(visual, chosen)
-    moments = api.statistics(visual, None, chosen, ForgetConfig(depth=depth))
-    with processes.alike():
-        if processes.first():
-            out.parent.mkdir(parents=True, exist_ok=True)
-            moments.save(out)
-    print(f"{out}: {moments.images} images of {len(chosen)} concepts, {len(moments.layers)} layers")
+    with only_here(out):
+        moments = api.statistics(visual, None, chosen, ForgetConfig(depth=depth))
+        with processes.alike():
+            if processes.first():
+                moments.save(out)
+    tell(f"{out}: {moments.images} images of {len(chosen)} concepts, {len(moments.layers)} layers")
 
 
 def add_statistics(files: tyro.conf.Positional[tuple[Path, ...]], *, out: Path) -> None:
@@ -186,6 +206,5 @@ def add_statistics(files: tyro.conf.Positional[tuple[Path, ...]], *, out: Path) 
         raise UnseeError(f"{len(files)} file(s) to add up. Give at least 2.")
     first, *others = (Moments.load(f) for f in files)
     total = sum(others, start=first)
-    out.parent.mkdir(parents=True, exist_ok=True)
     total.save(out)
-    print(f"{out}: {total.images} images, {len(total.layers)} layers")
+    tell(f"{out}: {total.images} images, {len(total.layers)} layers")

@@ -7,7 +7,7 @@ from pathlib import Path
 from unsee.commands.shared import keeping_all
 from unsee.config import ForgetConfig
 from unsee.files import refuse_existing
-from unsee.progress import say
+from unsee.progress import say, tell
 
 
 def inspect_model(
@@ -26,7 +26,7 @@ def inspect_model(
     with keeping_all():
         from unsee.inspection import inspect
 
-        print("\n".join(inspect(model, revision, trust_remote_code, depth).lines()))
+        tell(*inspect(model, revision, trust_remote_code, depth).lines())
 
 
 def apply(*, model: str, patch: Path, out: Path) -> None:
@@ -44,7 +44,7 @@ def apply(*, model: str, patch: Path, out: Path) -> None:
 
     for file in apply_patch(model, patch, out):
         say(f"left out {file}: weights in another format, which would hold what was forgotten")
-    print(f"{out}: the checkpoint with the patch in it")
+    tell(f"{out}: the checkpoint with the patch in it")
 
 
 def revert(*, model: Path, undo: Path, out: Path) -> None:
@@ -59,7 +59,7 @@ def revert(*, model: Path, undo: Path, out: Path) -> None:
     from unsee.vision.patch import apply_patch
 
     apply_patch(model, undo, out)
-    print(f"{out}: the checkpoint without the patch")
+    tell(f"{out}: the checkpoint without the patch")
 
 
 def lora(*, model: str, patch: Path, out: Path, rank: int = 0) -> None:
@@ -75,7 +75,7 @@ def lora(*, model: str, patch: Path, out: Path, rank: int = 0) -> None:
     from unsee.vision.lora import write_lora
 
     kept = write_lora(model, patch, out, rank)
-    print(
+    tell(
         f"{out}: adapter of rank {kept.rank} at most; {kept.error:.2%} of the change is lost, {kept.worst:.2%} at most"
     )
 
@@ -90,4 +90,4 @@ def push(*, run: Path, repo: str, public: bool = False) -> None:
     """
     from unsee import hub
 
-    print(hub.push(run, repo, private=not public))
+    tell(hub.push(run, repo, private=not public))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,10 @@ import tyro
 
 from unsee.commands.shared import Device, device_of
 from unsee.config import LedgerConfig
-from unsee.errors import UnseeError
+from unsee.errors import NOT_FORGOTTEN, UnseeError
 from unsee.files import refuse_existing
 from unsee.memory import steady_memory
+from unsee.progress import alarm, tell
 
 if TYPE_CHECKING:
     from unsee.ledger.book import Ledger
@@ -56,7 +58,7 @@ def init(
         ledger, model, neutral, retain, statistics, exemplars, config, revision, trust_remote_code,
         device_of(device),
     )  # fmt: skip
-    print(f"{ledger}: a ledger on {made.retained.images} retained images, {len(made.retained.layers)} layers train")
+    tell(f"{ledger}: a ledger on {made.retained.images} retained images, {len(made.retained.layers)} layers train")
 
 
 def add(*, ledger: Path, images: Path) -> None:
@@ -69,7 +71,7 @@ def add(*, ledger: Path, images: Path) -> None:
     opened = _open(ledger)
     from unsee.ledger import requests
 
-    print(f"{requests.add(opened, images)}: received")
+    tell(f"{requests.add(opened, images)}: received")
 
 
 def list_requests(*, ledger: Path) -> None:
@@ -84,9 +86,9 @@ def list_requests(*, ledger: Path) -> None:
     entries = opened.store.entries()
     for entry in entries:
         figures = figures_of(opened, entry.id)
-        print("  ".join([entry.id, f"{entry.state:<11}", *_told(figures)]))
+        tell("  ".join([entry.id, f"{entry.state:<11}", *_told(figures)]))
     if not entries:
-        print("no request yet: unsee requests add")
+        tell("no request yet: unsee requests add")
 
 
 def run(
@@ -98,8 +100,10 @@ def run(
     most_retained: float | None = None,
     most_heldout: float | None = None,
     most_earlier: float | None = None,
-) -> None:
+) -> int:
     """Forget all that waits, and verify it. Give it again after an interruption, at any moment: it goes on.
+
+    Exits with 3 where a request is parked: what it asked for has not left, or too much else moved.
 
     Args:
         ledger: folder that `unsee requests init` wrote
@@ -125,9 +129,22 @@ def run(
     steady_memory(opened.store.get("model"))
     done = requests.run(opened, together, parked, **tolerances)
     for entry in done:
-        print(f"{entry.id}: {entry.state}{_why(opened, entry.id) if entry.state == 'parked' else ''}")
+        tell(f"{entry.id}: {entry.state}{_why(opened, entry.id) if entry.state == 'parked' else ''}")
     if not done:
-        print("nothing waits")
+        tell("nothing waits")
+    return _parked([entry.id for entry in done if entry.state == "parked"])
+
+
+def _parked(ids: Sequence[str]) -> int:
+    """Say which requests are not forgotten; the exit code."""
+    if ids:
+        alarm(
+            f"{len(ids)} request(s) are parked: {', '.join(ids)}. Their patches are not on the model, which still "
+            f"shows what they asked to forget. Take them up with other tolerances: unsee requests run --parked "
+            f"--most-left …",
+            head="not forgotten: ",
+        )
+    return NOT_FORGOTTEN if ids else 0
 
 
 def _why(opened: Ledger, request: str) -> str:
@@ -147,7 +164,9 @@ def release(ids: Ids = (), *, ledger: Path, despite: bool = False) -> None:
     from unsee.ledger.release import release
 
     done = release(opened, ids, despite)
-    print("\n".join(f"{id}: released" for id in done) or "nothing is verified and waits for release")
+    tell(*(f"{id}: released" for id in done))
+    if not done:
+        tell("nothing is verified and waits for release")
 
 
 def verify(*, ledger: Path) -> None:
@@ -160,10 +179,10 @@ def verify(*, ledger: Path) -> None:
     from unsee.ledger.verify import verify
 
     for id, figures in verify(opened).items():
-        print("  ".join([id, *_told(figures)]))
+        tell("  ".join([id, *_told(figures)]))
 
 
-def rollback(id: tyro.conf.Positional[str], *, ledger: Path) -> None:
+def rollback(id: tyro.conf.Positional[str], *, ledger: Path) -> int:
     """Take a request back. Later ones are forgotten again, from their images or from statistics alone.
 
     Args:
@@ -174,10 +193,12 @@ def rollback(id: tyro.conf.Positional[str], *, ledger: Path) -> None:
     from unsee.ledger.rollback import rollback
 
     steady_memory(opened.store.get("model"))
-    print(f"{id}: rolled back; {rollback(opened, id)}")
+    before = {e.id for e in opened.store.entries("parked")}
+    tell(f"{id}: rolled back; {rollback(opened, id)}")
+    return _parked([e.id for e in opened.store.entries("parked") if e.id not in before])
 
 
-def replay(*, ledger: Path) -> None:
+def replay(*, ledger: Path) -> int:
     """Go on with a rollback that was interrupted: forget again what it put back.
 
     Args:
@@ -187,7 +208,10 @@ def replay(*, ledger: Path) -> None:
     from unsee.ledger.rollback import replay
 
     done = replay(opened)
-    print("\n".join(f"{e.id}: {e.state}" for e in done) or "nothing was put back")
+    tell(*(f"{e.id}: {e.state}" for e in done))
+    if not done:
+        tell("nothing was put back")
+    return _parked([e.id for e in done if e.state == "parked"])
 
 
 def audit(*, ledger: Path, head: str = "") -> None:
@@ -202,9 +226,9 @@ def audit(*, ledger: Path, head: str = "") -> None:
 
     found, end = audit(opened, head)
     if found:
-        raise UnseeError("\n  ".join([f"{len(found)} thing(s) are wrong with the ledger '{ledger}':", *found]))
-    print(f"{ledger}: whole, {len(opened.store.entries())} requests, {len(opened.store.turns())} patches")
-    print(f"end of the log, to be noted elsewhere: {end}")
+        raise UnseeError(f"{len(found)} thing(s) are wrong with the ledger '{ledger}':", *(f"  {f}" for f in found))
+    tell(f"{ledger}: whole, {len(opened.store.entries())} requests, {len(opened.store.turns())} patches")
+    tell(f"end of the log, to be noted elsewhere: {end}")
 
 
 def export(*, ledger: Path, out: Path) -> None:
@@ -219,7 +243,7 @@ def export(*, ledger: Path, out: Path) -> None:
     from unsee.ledger.export import export
 
     done = export(opened, out)
-    print(f"{out / 'model'}: the checkpoint without what {len(done)} request(s) asked to forget")
+    tell(f"{out / 'model'}: the checkpoint without what {len(done)} request(s) asked to forget")
 
 
 def _open(ledger: Path) -> Ledger:

@@ -6,14 +6,14 @@ import gc
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unsee import processes
 from unsee.concepts import Concept
 from unsee.errors import UnseeError, nearest
-from unsee.files import new_folder
+from unsee.files import Unwritten, at_work, new_folder, own, refuse_existing, sweep
 from unsee.progress import say
 from unsee.untrusted import shown
 
@@ -97,24 +97,44 @@ def save(out: Path, model: Any, processor: Any) -> None:
 
 
 @contextmanager
+def only_here(out: Path) -> Iterator[None]:
+    """Within: no other command works on ``out``, which is not there yet. The first of several processes sees to it."""
+    with ExitStack() as held:
+        with processes.alike():
+            if processes.first():
+                with beside(out):
+                    held.enter_context(at_work(out))
+                refuse_existing(out)  # another may have been quicker
+        yield
+
+
+@contextmanager
+def beside(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unwritten(f"cannot write beside '{out}': {error.strerror}.") from error
+
+
+@contextmanager
 def checkpoints(out: Path) -> Iterator[Path]:
     """A hidden folder beside ``out`` that outlives an interruption, and is removed when the work is done.
 
     Of several processes the first makes and removes it; before the block ends well, they wait for one another.
     """
     folder = out.parent / f".{out.name}.checkpoint"
-    with processes.alike():
-        if processes.first():
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UnseeError(f"cannot write beside '{out}': {error.strerror}.") from error
-    try:
-        yield folder
-        if processes.first():
-            shutil.rmtree(folder)
-    finally:
-        if processes.first():
-            (folder / "moments.safetensors").unlink(missing_ok=True)  # made again when the command is
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+    with only_here(out), own(folder):
+        with processes.alike():
+            if processes.first():
+                with beside(out):
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                sweep(folder)
+        try:
+            yield folder
+            if processes.first():
+                shutil.rmtree(folder)
+        finally:
+            if processes.first():
+                (folder / "moments.safetensors").unlink(missing_ok=True)  # made again when the command is
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()

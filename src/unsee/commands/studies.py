@@ -11,6 +11,7 @@ from unsee.commands.shared import checkpoints, read, save
 from unsee.config import FinetuneConfig, PretrainConfig
 from unsee.errors import UnseeError
 from unsee.files import refuse_existing
+from unsee.progress import tell
 
 if TYPE_CHECKING:
     from unsee.data.study import Lesson
@@ -38,7 +39,7 @@ def pretrain(
     model, processor = tiny.build(shape, people.vocabulary(), config.seed)
     losses = pretrain(model, processor, pictures(subject, config.pictures), config)
     save(out, model.half(), processor)
-    print(f"{out}: a {shape} model that can see {subject} (loss {losses[-1]:.3f})")
+    tell(f"{out}: a {shape} model that can see {subject} (loss {losses[-1]:.3f})")
 
 
 def finetune(
@@ -89,7 +90,7 @@ def finetune(
     with checkpoints(out) as checkpoint:
         history = finetune(whole.float(), processor, lesson, config, checkpoint)
         save(out, whole.to(dtype), processor)
-    print(f"{out}: taught {len(lesson.images)} images (loss {history[-1]['image']:.3f})")
+    tell(f"{out}: taught {len(lesson.images)} images (loss {history[-1]['image']:.3f})")
 
 
 def _benchmark_lesson(benchmark: str, source: str, split: str, without: str) -> Lesson:
@@ -120,7 +121,7 @@ def questions(*, images: Path, recipe: Path, out: Path, facts: Path | None = Non
         "test": tuple(questions_from_table(facts, asked, shown, "test")),
     }
     write_questions(out, by_split)
-    print(f"{out}: {len(by_split['train'])} questions to teach, {len(by_split['test'])} to test")
+    tell(f"{out}: {len(by_split['train'])} questions to teach, {len(by_split['test'])} to test")
 
 
 def demo(*, out: Path) -> None:
@@ -137,4 +138,4 @@ def demo(*, out: Path) -> None:
     for row in demo.summary(demo.run(out)):
         table.add_row(*row)
     Console().print(table)
-    print(f"{out / 'report.html'} shows it")
+    tell(f"{out / 'report.html'} shows it")

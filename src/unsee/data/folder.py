@@ -44,7 +44,7 @@ def read_folder(root: Path | str, on_bad: OnBad = "error") -> FolderSource:
     _check_filled(root, folders, {name: images for name, (images, _) in listed.items()})
     good, rejected = _check_images(root, [path for images, _ in listed.values() for path in images])
     if rejected and on_bad == "error":
-        raise UnseeError(_bad_images(root, rejected))
+        raise UnseeError(*_bad_images(root, rejected))
     concepts = _concepts(folders, good)
     metadata = _read_metadata(root)
     by_split, dropped = _read_questions(root, concepts, rejected)
@@ -103,11 +103,11 @@ def _check_images(root: Path, paths: Sequence[Path]) -> tuple[list[Path], list[R
     return good, sorted([*outside, *broken], key=lambda rejected: rejected.path)
 
 
-def _bad_images(root: Path, rejected: Sequence[Rejected]) -> str:
+def _bad_images(root: Path, rejected: Sequence[Rejected]) -> list[str]:
     """All of them: whoever mends a data set wants the whole list, once."""
-    lines = [f"{bad.path.relative_to(root)}: {bad.reason}" for bad in rejected]
+    lines = [f"  {bad.path.relative_to(root)}: {bad.reason}" for bad in rejected]
     head = f"{root} has {len(rejected)} unreadable image(s):"
-    return "\n  ".join([head, *lines]) + "\nMend or delete them, or leave them out with --skip-bad."
+    return [head, *lines, "Mend or delete them, or leave them out with --skip-bad."]
 
 
 def _concepts(folders: Sequence[Path], good: Sequence[Path]) -> tuple[Concept, ...]:

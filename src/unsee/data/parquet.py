@@ -79,7 +79,7 @@ class Source:
         if bad:
             more = [f"… and {len(bad) - SHOWN} more: unsee data check {self.where}"] if len(bad) > SHOWN else []
             head = f"{self.where} cannot be read as {self.benchmark}, {len(bad)} error(s):"
-            raise UnseeError("\n  ".join([head, *bad[:SHOWN], *more]))
+            raise UnseeError(head, *(f"  {line}" for line in (*bad[:SHOWN], *more)))
 
     def has(self, config: str, column: str) -> bool:
         table = self.table(config) if config in self.configs else None

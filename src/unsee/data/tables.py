@@ -71,7 +71,7 @@ def refuse(path: Path, errors: Sequence[str]) -> None:
     """Raises one error that lists what is wrong with a file, if anything is."""
     if errors:
         more = [f"… and {len(errors) - SHOWN} more"] if len(errors) > SHOWN else []
-        raise UnseeError("\n  ".join([f"{path} has {len(errors)} error(s):", *errors[:SHOWN], *more]))
+        raise UnseeError(f"{path} has {len(errors)} error(s):", *(f"  {e}" for e in (*errors[:SHOWN], *more)))
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Cache:
         self.path = Path(path)
         with self._told():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)  # it holds questions that name people
             self._file = sqlite3.connect(self.path, timeout=WAIT)
             self._write_ahead()
             self._file.execute("PRAGMA synchronous=NORMAL")  # whole after a crash; the last answers may be gone

@@ -19,6 +19,7 @@ from rich.text import Text
 from unsee.errors import UnseeError, nearest
 from unsee.evaluation.statistics import Share
 from unsee.files import new_file
+from unsee.untrusted import shown
 
 Better = Literal["higher", "lower", "neither"]
 ARROW = {"higher": " ↑", "lower": " ↓", "neither": ""}
@@ -115,14 +116,14 @@ class Table:
         if console.measure(table, options=options.update(width=10**6)).maximum > options.max_width:
             table = self._grid(_turned(lines))
         yield table
-        yield from (Text(note, style="dim") for note in self.footnotes)
+        yield from (Text(shown(note), style="dim") for note in self.footnotes)
 
     def _grid(self, lines: list[list[str]]) -> rich.table.Table:
-        table = rich.table.Table(title=Text(self.title), title_justify="left")
+        table = rich.table.Table(title=Text(shown(self.title)), title_justify="left")
         for place, title in enumerate(lines[0]):
-            table.add_column(Text(title), justify="right" if place else "left")
+            table.add_column(Text(shown(title)), justify="right" if place else "left")
         for line in lines[1:]:
-            table.add_row(*map(Text, line))
+            table.add_row(*(Text(shown(cell)) for cell in line))
         return table
 
     def markdown(self) -> str:

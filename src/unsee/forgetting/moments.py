@@ -94,7 +94,7 @@ class Moments:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; the same moments give the same bytes."""
         if isinstance(self.matrices, _OnDisk):
-            with new_file(path) as file:
+            with new_file(path, private=True) as file:
                 shutil.copyfile(self.matrices.path, file)
             return
         save_state(path, "moments", *self.state())
@@ -331,10 +331,13 @@ def _mirrored(total: Tensor) -> Tensor:
 
 
 def save_state(path: str | Path, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write tensors and JSON ``info`` as one safetensors file, complete or not at all; equal input, equal bytes."""
+    """Write tensors and JSON ``info`` as one safetensors file, complete or not at all; equal input, equal bytes.
+
+    Nobody else may read it: features tell who was shown.
+    """
     # One metadata key: safetensors keeps several in a hash map, whose order changes from run to run.
     header = json.dumps({"kind": kind, "version": VERSION, **info}, sort_keys=True)
-    with new_file(path) as file:
+    with new_file(path, private=True) as file:
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, file, {"unsee": header})
 
 

@@ -32,7 +32,9 @@ PULL, LATE = 1.4, 0.4  # how the anchor grows, and the share of the steps after 
 class Forgotten:
     """What a request did: ``delta`` (layer → W − W_before, float32), per-layer certificates, the loop's history.
 
-    ``left``: share of its identity that held-back views of each concept still show.
+    ``left``: share of its identity that held-back views of each concept still show; ``share``: the mean of all views.
+    ``forgotten``: whether all concepts show less than ``stop``; None: 0 does not judge. Not forgotten, a model must not
+    be released.
     """
 
     delta: dict[str, Tensor]
@@ -41,6 +43,8 @@ class Forgotten:
     stopped: str
     rank: dict[str, float]
     left: dict[str, float]
+    share: float
+    forgotten: bool | None
 
 
 class Module(Protocol):
@@ -257,8 +261,10 @@ class Forgetting:
                 with torch.no_grad():
                     m.weight.copy_(m.weight.to(self.dtypes[n]))
         shown = self._shown()
-        verdict, left = self._verdict(history, float(shown.mean())), self._by_concept(shown)
-        return Forgotten(self.delta(), self._certificates(), history, verdict, self.rank, left)
+        left, share = processes.from_first((self._by_concept(shown), float(shown.mean())))
+        none_left = max(left.values()) < config.stop if config.stop > 0 else None
+        verdict = self._verdict(share, max(left.values()))
+        return Forgotten(self.delta(), self._certificates(), history, verdict, self.rank, left, share, none_left)
 
     def delta(self) -> dict[str, Tensor]:
         return {n: m.weight.detach() - self.start[n] for n, m in self.layers.items()}
@@ -272,10 +278,10 @@ class Forgetting:
                 found[n] = nullspace.certificate(self.layers[n].weight.detach() - start, start, second)
         return {n: found[n] for n in self.layers}
 
-    def _verdict(self, history: list[dict[str, float]], share: float) -> str:
-        left = f"held-back views show {100 * share:.0f} % of their identity after {len(history)} steps"
-        asked = f"--stop is {100 * self.config.stop:.0f} %, more --steps come closer"
-        return left if forgotten_at(history, self.config) or self.config.stop <= 0 else f"{left}; {asked}"
+    def _verdict(self, share: float, most: float) -> str:
+        left = f"held-back views show {100 * share:.0f} % of their identity after {len(self.history)} steps"
+        asked = f"{100 * most:.0f} % of the concept that shows most; --stop is {100 * self.config.stop:.0f} %"
+        return left if self.config.stop <= 0 or most < self.config.stop else f"{left}, {asked}"
 
     def _origin(self) -> str:
         """Hash of all that the run's result depends on, and of nothing that is computed from it.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -59,8 +59,11 @@ class Ledger:
                 self._sweep()
                 yield
                 self._sweep()
-            finally:
-                self.store.tidy()
+            except BaseException:
+                with suppress(UnseeError):  # what went wrong first is what there is to say
+                    self.store.tidy()
+                raise
+            self.store.tidy()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -178,7 +181,7 @@ def create(
     moments = Moments.load(statistics) if statistics else api.statistics(visual, None, retained, config)
     state = State(moments, Settled.empty(), {})
     Body(visual, state)  # refuses statistics of another model
-    with new_folder(folder) as new:
+    with new_folder(folder, private=True) as new:
         for room in (STATE, TURNS):
             (new / room).mkdir()
         (new / LOCK).touch()

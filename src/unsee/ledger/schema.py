@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unsee.errors import UnseeError
+from unsee.files import Unwritten, refused
 
 BUSY = 10.0  # seconds that a writer waits for another
 # From version n - 1 to n; PRAGMA user_version says where a database is.
@@ -50,7 +51,8 @@ def clear(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise UnseeError(
+        kind = Unwritten if refused(error) else UnseeError
+        raise kind(
             f"the ledger's database '{path}' cannot be used: {error}. Nothing of this step was written."
         ) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unsee.errors import UnseeError
-from unsee.files import write_json
+from unsee.files import Unwritten, flush, new_file
 from unsee.ledger.log import Line
 from unsee.ledger.schema import NEXT, clear, connect, migrate
 
@@ -69,18 +69,28 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """One transaction; the hash of its last log line is then noted beside the database."""
+        """One transaction, and the hash of its last log line beside the database.
+
+        What notes the hash is on the disk before the transaction ends: where there is no room for it, nothing happened.
+        """
         with clear(self.path):
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self.db.execute("COMMIT")
+                self._end()
             except BaseException:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
                 raise
-        if last := self.last():
-            write_json(self.folder / HEAD, {"line": last.number, "hash": last.hash})
+
+    def _end(self) -> None:
+        if not (last := self.last()):
+            self.db.execute("COMMIT")
+            return
+        with new_file(self.folder / HEAD, private=True) as file:
+            file.write_text(json.dumps({"line": last.number, "hash": last.hash}, indent=1) + "\n", encoding="utf-8")
+            flush(file)
+            self.db.execute("COMMIT")
 
     def rows(self, sql: str, *given: Any) -> list[sqlite3.Row]:
         with clear(self.path):
@@ -179,8 +189,13 @@ class Store:
 
     def tidy(self) -> None:
         """Bring the write-ahead log, which may hold what was dropped, into the database and empty it."""
-        with clear(self.path):
+        try:
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise Unwritten(
+                f"the ledger '{self.folder}' is whole, but what it let go of is still in '{self.path.name}-wal': "
+                f"{error}. The next command that writes to it removes that."
+            ) from error
 
     # Turns
 
