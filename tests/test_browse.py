@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,37 @@ def test_what_a_model_says_stays_text(html: str) -> None:
     assert read.tags.count("script") == 1 and read.tags.count("style") == 1 and "b" in read.tags
     assert read.text.count(EVIL) >= 8 and "alert('x')</script>" not in html
     assert "unsee <b>" in read.text
+
+
+CHOICE = Shown(
+    "forget", "classification", "p", "Who?", "Cleo", None, (Said("m", "B", "correct", 1.0),), ("Ada", "Cleo")
+)
+
+
+def test_options_have_the_letters_that_a_model_may_answer_with() -> None:
+    text = Balanced(render(Page("t", "l", [CHOICE]))).text
+    assert "A: Ada · B: Cleo" in text and "right: B: Cleo" in text
+    bare = Balanced(render(Page("t", "l", [replace(CHOICE, options=())]))).text
+    assert "right: Cleo" in bare and "A: Ada" not in bare
+
+
+def test_a_right_answer_that_is_no_option_has_no_letter() -> None:
+    assert "right: Bea" in Balanced(render(Page("t", "l", [replace(CHOICE, truth="Bea")]))).text
+
+
+@pytest.mark.parametrize("sign", ["\x1b[31m", "\x00", "\x07", "\x9b", "\u202e", "\u2066", "\u200f", "\u2028", "\udc80"])
+def test_what_would_hide_or_reorder_letters_is_shown(sign: str, tmp_path: Path) -> None:
+    text = f"Al{sign}ba"
+    choice = replace(CHOICE, concept=text, options=(text, "Cleo"))
+    write_browser(tmp_path / "page.html", page(shown(text=text), choice, text=text))
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert sign[0] not in html and "\\" in html
+    assert stat.S_IMODE((tmp_path / "page.html").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", ["Ζωή", "山\u3000田", "नी\u200dल", "👩\u200d🔬", "a\u00a0b", "two\nlines\tand a tab"])
+def test_names_of_every_script_stay_as_they_are(name: str) -> None:
+    assert name in Balanced(render(page(shown(text=name)))).text
 
 
 def test_the_policy_admits_one_style_sheet_one_script_and_pictures_within(html: str) -> None:

@@ -1,13 +1,15 @@
 """The declared score by hand, marks where differences are real and nowhere else, and a record that reads back."""
 
 import json
+import stat
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from tests import small_comparison
 
-from unsee.comparison import significance
+from unsee.comparison import contest, significance
+from unsee.comparison.bench import Plan
 from unsee.comparison.figures import MEASURES, Draws, distance, measured
 from unsee.comparison.outcome import Comparison, Trial
 from unsee.comparison.score import kept, score, scores, shares
@@ -212,3 +214,40 @@ def test_times_of_two_machines_are_not_put_side_by_side(four: Comparison) -> Non
 def test_the_record_reads_back_as_it_was(four: Comparison) -> None:
     whole = replace(four, runs=(*four.runs, small_comparison.failed("manu", "no gates")))
     assert Comparison.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+
+
+RUN = '{"method": "vanilla", "seed": 0, "settings": {}, "metrics": {}, "values": {}, "distance": null, '
+RUN += '"seconds": %s, "peak_bytes": 0, "trained": 0}'
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("plan.json", "{"),
+        ("plan.json", "[" * 100_000),
+        ("plan.json", '{"steps\\n": 1}'),
+        ("clusters.json", "[1]"),
+        ("clusters.json", '{"forget_names": 5}'),
+        ("runs/vanilla-0.json", "[]"),
+        ("runs/vanilla-0.json", '{"values": 7}'),
+        ("runs/vanilla-0.json", RUN % '"long"'),
+        ("runs/vanilla-0.json", RUN % "NaN"),
+    ],
+)
+def test_a_folder_that_somebody_else_filled_is_refused_in_one_line(tmp_path, file: str, text: str) -> None:
+    plan = Plan("m", "", "people", "", "", "forget_10", 0, 1, 1.0, 0, 8, "cpu")
+    contest.begin(plan, tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "clusters.json").write_text("{}")
+    (tmp_path / "runs" / "vanilla-0.json").write_text(RUN % "1.0")
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UnseeError, match=r"\.json") as told:
+        contest.begin(plan, tmp_path)
+        contest.assemble(plan, tmp_path, "")
+    assert "\n" not in str(told.value)
+
+
+def test_a_comparison_is_its_owners(tmp_path) -> None:
+    contest.begin(Plan("m", "", "people", "", "", "forget_10", 0, 1, 1.0, 0, 8, "cpu"), tmp_path / "out")
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "out" / "plan.json").stat().st_mode) == 0o600

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -66,6 +67,12 @@ def test_the_same_command_twice_gives_the_same_bytes(protocol: str, benchmark, t
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_only_who_wrote_it_may_read_who_was_asked_about(tmp_path: Path) -> None:
+    write_outcome(tmp_path / "run", outcome("official"), "unsee evaluate --source na\udc80me")
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "run").iterdir()} == {0o600}
 
 
 def test_every_answer_of_every_model_is_in_the_items(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -195,3 +196,33 @@ def test_many_figures_have_a_line_each_on_paper() -> None:
     assert "| model | ours | theirs |" in wide.markdown() and "| figure 8 | 0.500 | 0.500 |" in wide.markdown()
     assert r"\begin{tabular}{lrr}" in wide.latex() and r"figure 8 & 0.500 & 0.500 \\" in wide.latex()
     assert "| ours |" in narrow.markdown() and r"\begin{tabular}{lrrrrrrrr}" in narrow.latex()
+
+
+COLUMN = {"key": "k", "title": "k"}
+WHOLE = {"title": "t", "columns": [COLUMN], "rows": [{"model": "m", "cells": {"k": {"value": 0.5}}}], "notes": []}
+HOSTILE = {
+    "no JSON": "{",
+    "deep": "[" * 100_000,
+    "a list": "[]",
+    "no notes": json.dumps({k: v for k, v in WHOLE.items() if k != "notes"}),
+    "columns that are none": json.dumps(WHOLE | {"columns": 5}),
+    "a title that is a number": json.dumps(WHOLE | {"title": 5}),
+    "notes that are none": json.dumps(WHOLE | {"notes": [[]]}),
+    "digits beyond count": json.dumps(WHOLE | {"columns": [COLUMN | {"digits": 9_000_000}]}),
+    "a model without a name": json.dumps(WHOLE | {"rows": [{"model": [], "cells": {}}]}),
+    "a value in words": json.dumps(WHOLE | {"rows": [{"model": "m", "cells": {"k": {"value": "x\n"}}}]}),
+    "an infinite value": json.dumps(WHOLE | {"rows": [{"model": "m", "cells": {"k": {"value": math.inf}}}]}),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_strangers_table_is_read_or_refused_in_one_line(what: str) -> None:
+    with pytest.raises(UnseeError) as told:
+        Table.read(HOSTILE[what])
+    assert "\n" not in str(told.value)
+
+
+def test_a_table_for_a_paper_holds_nothing_that_a_terminal_obeys() -> None:
+    made = Table("t\x1b[31m", (Column("k", "k\u202e"),), (Row("m\x07\udc80", {"k": Cell(0.5)}),), ("n\x9b",))
+    for text in (made.markdown(), made.latex()):
+        assert not set("\x1b\u202e\x07\x9b\udc80") & set(text)

@@ -84,7 +84,7 @@ def compare(
     plan.study().split(split)
     contest(plan, names, out, jobs)
     found = assemble(plan, out, "unsee " + shlex.join(sys.argv[1:]))
-    write_json(out / "comparison.json", found.to_json())
+    write_json(out / "comparison.json", found.to_json(), private=True)
     made = table(found)
     made.write(out)
     write_page(out / "report.html", found)

@@ -6,15 +6,16 @@ adds methods that are new.
 
 from __future__ import annotations
 
-import json
+import math
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from unsee.files import locked, write_json
 from unsee.progress import progress, silence
 from unsee.rivals import METHODS
 from unsee.runs import machine
+from unsee.untrusted import read_json, shown
 
 PLAN, CLUSTERS, LOCK = "plan.json", "clusters.json", "lock"
 OF_THE_MACHINE = ("bf16",)  # what may change when a comparison goes on elsewhere; each run notes its own
@@ -61,7 +63,7 @@ def _pieces(plan: Plan, folder: Path, name: str) -> tuple[int, int]:
 def begin(plan: Plan, folder: Path) -> None:
     file = folder / PLAN
     if file.exists():
-        there = asdict(Plan(**json.loads(file.read_text(encoding="utf-8"))))
+        there = _read(file, lambda given: asdict(Plan(**given)))
         if other := [k for k, v in asdict(plan).items() if there[k] != v and k not in OF_THE_MACHINE]:
             raise UnseeError(
                 f"'{folder}' holds a comparison with another {', '.join(other)} "
@@ -70,8 +72,8 @@ def begin(plan: Plan, folder: Path) -> None:
     elif folder.exists() and any(folder.iterdir()):
         raise UnseeError(f"'{folder}' exists already and holds no comparison. Name another --out.")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, asdict(plan))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_json(file, asdict(plan), private=True)
 
 
 def file_of(folder: Path, name: str, seed: int) -> Path:
@@ -89,13 +91,13 @@ def done(plan: Plan, folder: Path, name: str) -> bool:
 def assemble(plan: Plan, folder: Path, command: str) -> Comparison:
     """All that ``folder`` holds by now, methods of earlier calls among it."""
     names = [n for n in (VANILLA, GOLD, *METHODS) if done(plan, folder, n)]
-    runs = [_read(file_of(folder, name, seed)) for name in names for seed in seeds_of(plan, name)]
+    runs = [_read(file_of(folder, name, seed), _run) for name in names for seed in seeds_of(plan, name)]
     gold = next((run.values["forget_truth_ratio"] for run in runs if run.method == GOLD), None)
     tuned = [plan.method(n) for n in names if n in METHODS and METHODS[n].space and plan.trials]
     return Comparison(
         title=f"{plan.split} of {plan.data}",
         study={k: v for k, v in asdict(plan).items() if k not in OF_THE_MACHINE},
-        clusters=json.loads((folder / CLUSTERS).read_text(encoding="utf-8")),
+        clusters=_read(folder / CLUSTERS, _clusters),
         runs=tuple(_placed(run, gold) for run in runs),
         trials={way.name: tuple(tuning.logged(folder / tuning.FILE, way)) for way in tuned},
         machine=machine(),
@@ -105,8 +107,27 @@ def assemble(plan: Plan, folder: Path, command: str) -> Comparison:
     )
 
 
-def _read(file: Path) -> Run:
-    return Run.from_json(json.loads(file.read_text(encoding="utf-8")))
+def _read(file: Path, made: Callable[[Any], Any]) -> Any:
+    """What ``made`` makes of a file of a comparison. UnseeError: it is none."""
+    given = read_json(file)
+    try:
+        return made(given)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnseeError(
+            f"'{file}' is not what a comparison writes there ({shown(error)}). Name another --out, or remove the file "
+            f"to have it made again."
+        ) from error
+
+
+def _clusters(given: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {str(figure): [str(concept) for concept in of] for figure, of in given.items()}
+
+
+def _run(given: dict[str, Any]) -> Run:
+    run = Run.from_json(given)
+    if not all(math.isfinite(value) for value in (*run.means.values(), run.seconds, run.peak_bytes)):
+        raise ValueError("a figure that is no number")
+    return run
 
 
 def _placed(run: Run, gold: Sequence[float] | None) -> Run:
@@ -164,8 +185,8 @@ def _work(bench: Bench, name: str) -> Iterator[str]:
     if name in REFERENCES:
         with silence():
             run, concepts = bench.reference(name, bench.plan.model if name == VANILLA else bench.plan.gold)
-        write_json(bench.folder / CLUSTERS, concepts)
-        write_json(file_of(bench.folder, name, 0), run.to_json())
+        write_json(bench.folder / CLUSTERS, concepts, private=True)
+        write_json(file_of(bench.folder, name, 0), run.to_json(), private=True)
         yield _note([run])
         return
     way = bench.plan.method(name)
@@ -180,8 +201,8 @@ def _work(bench: Bench, name: str) -> Iterator[str]:
             failed = trials and chosen is None
             with silence():
                 run = _failed(name, seed, trials) if failed else bench.run(way, chosen or {}, seed)
-            write_json(file, run.to_json())
-        runs.append(_read(file))
+            write_json(file, run.to_json(), private=True)
+        runs.append(_read(file, _run))
         yield _note(runs)
 
 

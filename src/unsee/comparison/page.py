@@ -58,7 +58,7 @@ class About:
 def write_page(path: Path | str, comparison: Comparison) -> None:
     """The comparison as one HTML file; the same comparison gives the same bytes."""
     html = render(comparison)
-    with new_file(path) as file:
+    with new_file(path, private=True) as file:
         file.write_bytes(html.encode("utf-8"))
 
 

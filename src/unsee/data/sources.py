@@ -98,7 +98,7 @@ def folders(benchmark: Benchmark, out: Path | str) -> Path:
         "retain": benchmark.of(benchmark.retain),
         "real": _real(benchmark),
     }
-    with new_folder(out) as root:
+    with new_folder(out, private=True) as root:
         for group, concepts in groups.items():
             for concept in concepts:
                 _write(root / group / _plain(concept.id), concept.images)

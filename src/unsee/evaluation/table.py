@@ -19,7 +19,7 @@ from rich.text import Text
 from unsee.errors import UnseeError, nearest
 from unsee.evaluation.statistics import Share
 from unsee.files import new_file
-from unsee.untrusted import shown
+from unsee.untrusted import parse_json, shown
 
 Better = Literal["higher", "lower", "neither"]
 ARROW = {"higher": " ↑", "lower": " ↓", "neither": ""}
@@ -68,6 +68,8 @@ class Column:
     def __post_init__(self) -> None:
         if self.better not in get_args(Better):
             raise UnseeError(f"column {self.key}, better '{self.better}'. {nearest(self.better, get_args(Better))}")
+        if self.digits not in range(18):  # a float has no more
+            raise UnseeError(f"column {self.key}, {self.digits} digits: give 0 to 17.")
 
 
 @dataclass(frozen=True)
@@ -162,25 +164,27 @@ class Table:
     def read(cls, text: str) -> Table:
         """The table that ``json`` wrote."""
         try:
-            whole = json.loads(text)
+            whole = parse_json(text)
             columns = tuple(Column(**c) for c in whole["columns"])
             rows = tuple(Row(r["model"], {k: Cell(**c) for k, c in r["cells"].items()}) for r in whole["rows"])
-            return cls(whole["title"], columns, rows, tuple(whole["notes"]))
+            read = cls(whole["title"], columns, rows, tuple(whole["notes"]))
+            read.markdown()  # what is no text or no number has no line
+            return read
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnseeError(
-                f"not a table that unsee wrote ({error}): give the table.json of an evaluation."
+                f"not a table that unsee wrote ({shown(error)}): give the table.json of an evaluation."
             ) from error
 
     def write(self, folder: Path) -> None:
-        """table.json, table.csv, table.md and table.tex in ``folder``, the same bytes for the same table."""
+        """table.json, table.csv, table.md and table.tex in ``folder``, private; the same bytes for the same table."""
         for suffix, text in (
             ("json", self.json()),
             ("csv", self.csv()),
             ("md", self.markdown()),
             ("tex", self.latex()),
         ):
-            with new_file(folder / f"table.{suffix}") as path:
-                path.write_text(text, encoding="utf-8", newline="\n")
+            with new_file(folder / f"table.{suffix}", private=True) as path:
+                path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def _lines(self, most: float = math.inf) -> list[list[str]]:
         """Models by rows; by columns where there are more than ``most`` figures."""
@@ -231,10 +235,10 @@ def _ampersands(cells: list[str]) -> str:
 
 def _plain(text: str) -> str:
     """For Markdown: every sign stands for itself, and a line stays a line."""
-    return re.sub(r"([\\`*_{}\[\]<>#|&~$])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|&~$])", r"\\\1", shown(" ".join(text.split())))
 
 
 def _latex(text: str) -> str:
     """For LaTeX: every sign stands for itself, and a negative number has its minus."""
-    text = re.sub(r"(?<![\w.])-(?=\d)", "−", " ".join(text.split()))
+    text = re.sub(r"(?<![\w.])-(?=\d)", "−", shown(" ".join(text.split())))
     return "".join(_LATEX.get(sign, sign) for sign in text)

@@ -51,6 +51,15 @@ class Shown:
     answers: tuple[Said, ...]
     options: tuple[str, ...] = ()
 
+    @property
+    def lettered(self) -> list[str]:
+        """The options as a prompt shows them: a model may answer with a letter alone."""
+        return [f"{chr(ord('A') + place)}: {option}" for place, option in enumerate(self.options)]
+
+    @property
+    def right(self) -> str:
+        return self.lettered[self.options.index(self.truth)] if self.truth in self.options else self.truth
+
 
 @dataclass(frozen=True)
 class Page:
@@ -67,7 +76,7 @@ class Page:
 def write_browser(path: Path | str, page: Page) -> None:
     """The page as one HTML file; the same page gives the same bytes."""
     html = render(page)
-    with new_file(path) as file:
+    with new_file(path, private=True) as file:
         file.write_bytes(html.encode("utf-8"))
 
 

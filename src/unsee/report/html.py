@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 from importlib import resources
 from typing import Any
 
 import jinja2
 import PIL.Image
+from markupsafe import Markup
+
+from unsee.untrusted import shown
 
 HERE = "unsee.report"
 BASE = '@import "base.css";'
@@ -22,8 +26,17 @@ def read_template(name: str, package: str = HERE) -> str:
 
 
 def environment() -> jinja2.Environment:
-    """Every text is escaped; a name that is not given is an error."""
-    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    """Every text is escaped, and shows what would reorder or hide its letters; a name that is not given is an error."""
+    return jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_plain
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Of texts, as ``untrusted.shown``; lines and columns stay, which a page takes for blanks."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(part if part in ("\n", "\t") else shown(part) for part in re.split(r"([\n\t])", value))
 
 
 def content_hash(source: str, tag: str) -> str:

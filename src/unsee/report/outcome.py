@@ -28,11 +28,13 @@ PACKAGES = ("torch", "transformers", "tokenizers", "rouge-score", "nltk", "sciki
 def write_outcome(out: Path | str, outcome: Outcome, command: str = "") -> None:
     """Write the new folder ``out``, whole or not at all: the same outcome and command give the same bytes.
 
+    It names people and shows them, so only who wrote it may read it.
+
     items.jsonl (a line for each model and question), table.json, .csv, .md and .tex, metrics.json, manifest.json,
     report.html.
     """
-    with new_folder(out) as folder:
-        with (folder / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+    with new_folder(out, private=True) as folder:
+        with (folder / "items.jsonl").open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines(outcome))
         outcome.table.write(folder)
         write_json(folder / "metrics.json", figures(outcome))

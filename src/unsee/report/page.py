@@ -99,7 +99,7 @@ class Report:
 def write_page(path: Path | str, report: Report) -> None:
     """The report as one HTML file; the same report gives the same bytes."""
     html = render(report)
-    with new_file(path) as file:
+    with new_file(path, private=True) as file:
         file.write_bytes(html.encode("utf-8"))
 
 
