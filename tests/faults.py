@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests import families
 
 from unsee.cli import main
-from unsee.vision.checkpoint import INDEX
+from unsee.vision.folder import INDEX
 
 LANGUAGE, LOWER, UPPER = (f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3))
 SMALL = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "chat_template.jinja")

@@ -34,7 +34,8 @@ from tests.faults import (  # noqa: F401  (fixtures: base, model, made)
 from transformers import LlamaConfig, LlavaForConditionalGeneration
 
 from unsee.cli import main
-from unsee.vision.checkpoint import INDEX, read_header
+from unsee.vision.folder import INDEX
+from unsee.vision.headers import read_header
 
 # A checkpoint that is damaged where visual tensors are.
 
@@ -142,11 +143,11 @@ def one_more(index: dict[str, Any]) -> None:
         (place_all("sub/x.safetensors"), "which is no safetensors file beside it"),
         (place_all("model.bin"), "which is no safetensors file beside it"),
         (place_all(5), "which is no safetensors file beside it"),
-        (change_json(INDEX, one_more), "lacks the tensor"),
+        (change_json(INDEX, one_more), "these are parts of two sets of weights"),
         (change_json(INDEX, lambda index: {"weight_map": {}}), "has no weight_map"),
         (change_json(INDEX, lambda index: {"weight_map": [1]}), "has no weight_map"),
         (change_json(INDEX, lambda index: [1]), "has no weight_map"),
-        (lambda model: (model / INDEX).write_text("{"), "cannot be read"),
+        (lambda model: (model / INDEX).write_text("{"), "is not JSON"),
     ],
 )
 def test_a_wrong_index(spoil, why, model, images, made, tmp_path, capsys):

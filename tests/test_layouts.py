@@ -7,7 +7,6 @@ of which only visual shards are downloaded, and a model that brings its own code
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from unsee.concepts import Request
 from unsee.config import ForgetConfig
 from unsee.data.folder import read_folder
 from unsee.prepare import prepare
-from unsee.vision.checkpoint import read_header
+from unsee.vision.headers import read_header
 from unsee.vision.module import Visual, load_visual
 from unsee.vision.patch import Patch, apply_patch
 
@@ -327,14 +326,19 @@ def test_code_of_a_checkpoint_is_run_where_it_is_trusted(own, images, request_, 
     assert equal(seen(visual, request_), seen(load_visual(plain), request_))
 
 
-def test_apply_runs_no_code(own, images, tmp_path):
-    """It only moves bytes, so it needs no trust; the code goes along."""
+def test_apply_runs_no_code_unasked(own, images, tmp_path, capsys):
+    """Only the code tells which tensors are visual: it is trusted, or the patch is. The code goes along."""
     assert main([*forget_flags(own, images, tmp_path / "run"), "--trust-remote-code"]) == 0
     (tmp_path / "ran.txt").unlink()
-    shutil.rmtree(tmp_path / "modules")
-    assert main(apply_flags(own, tmp_path / "run" / "patch", tmp_path / "new")) == 0
+    flags = apply_flags(own, tmp_path / "run" / "patch", tmp_path / "new")
+    said = refused(capsys, flags, tmp_path)
+    assert "brings its own code" in said and "--trust-remote-code, or --allow-language-tensors" in said
+    assert main([*flags, "--allow-language-tensors"]) == 0
     assert not (tmp_path / "ran.txt").exists()
     assert (tmp_path / "new" / "modeling_own.py").read_bytes() == (own / "modeling_own.py").read_bytes()
+    trusted = apply_flags(own, tmp_path / "run" / "patch", tmp_path / "same")
+    assert main([*trusted, "--trust-remote-code"]) == 0
+    assert tree(tmp_path / "same") == tree(tmp_path / "new")
 
 
 def test_code_on_the_hub(own, images, tmp_path, capsys, monkeypatch):
@@ -344,5 +348,6 @@ def test_code_on_the_hub(own, images, tmp_path, capsys, monkeypatch):
         assert main(flags) == 2 and "brings its own code" in capsys.readouterr().err
         assert "modeling_own.py" not in hub.downloaded() and not (tmp_path / "ran.txt").exists()
         assert main([*flags, "--trust-remote-code"]) == 0
-        assert main(apply_flags(NAME, tmp_path / "run" / "patch", tmp_path / "new")) == 0
+        patched = apply_flags(NAME, tmp_path / "run" / "patch", tmp_path / "new")
+        assert main([*patched, "--trust-remote-code"]) == 0
         assert (tmp_path / "new" / "modeling_own.py").is_file()

@@ -29,7 +29,9 @@ def inspect_model(
         tell(*inspect(model, revision, trust_remote_code, depth).lines())
 
 
-def apply(*, model: str, patch: Path, out: Path) -> None:
+def apply(
+    *, model: str, patch: Path, out: Path, trust_remote_code: bool = False, allow_language_tensors: bool = False
+) -> None:
     """Write a checkpoint with a patch in it. The given one stays as it is.
 
     What the patch does not touch is linked, not copied. Patches stack: give the checkpoint with the first one.
@@ -38,31 +40,39 @@ def apply(*, model: str, patch: Path, out: Path) -> None:
         model: folder of the checkpoint that the patch was made from, or its hub name
         patch: folder patch/ of a run
         out: new folder for the changed checkpoint
+        trust_remote_code: run code that the checkpoint brings along, where it alone tells which tensors are visual
+        allow_language_tensors: take a patch that changes the language model too, which none of unsee forget does
     """
-    refuse_existing(out)
-    from unsee.vision.patch import apply_patch
-
-    for file in apply_patch(model, patch, out):
-        say(f"left out {file}: weights in another format, which would hold what was forgotten")
+    _apply(model, patch, out, trust_remote_code, allow_language_tensors)
     tell(f"{out}: the checkpoint with the patch in it")
 
 
-def revert(*, model: Path, undo: Path, out: Path) -> None:
+def revert(
+    *, model: Path, undo: Path, out: Path, trust_remote_code: bool = False, allow_language_tensors: bool = False
+) -> None:
     """Write a checkpoint without its last patch: byte for byte as it was before.
 
     Args:
         model: folder that unsee apply wrote
         undo: folder undo/ of the run whose patch it was
         out: new folder for the checkpoint as it was
+        trust_remote_code: run code that the checkpoint brings along, where it alone tells which tensors are visual
+        allow_language_tensors: take back a patch that changed the language model too
     """
-    refuse_existing(out)
-    from unsee.vision.patch import apply_patch
-
-    apply_patch(model, undo, out)
+    _apply(model, undo, out, trust_remote_code, allow_language_tensors)
     tell(f"{out}: the checkpoint without the patch")
 
 
-def lora(*, model: str, patch: Path, out: Path, rank: int = 0) -> None:
+def _apply(model: str | Path, patch: Path, out: Path, code: bool, language: bool) -> None:
+    refuse_existing(out)
+    from unsee.vision.copying import told
+    from unsee.vision.patch import Trust, apply_patch
+
+    for line in told(apply_patch(model, patch, out, Trust(code, language))):
+        say(line)
+
+
+def lora(*, model: str, patch: Path, out: Path, rank: int = 0, trust_remote_code: bool = False) -> None:
     """Write a patch as a LoRA adapter (peft), exact or of low rank.
 
     Args:
@@ -70,11 +80,12 @@ def lora(*, model: str, patch: Path, out: Path, rank: int = 0) -> None:
         patch: folder patch/ of a run
         out: new folder for the adapter
         rank: of each layer's change; 0: as much as it takes to be exact
+        trust_remote_code: run code that the checkpoint brings along
     """
     refuse_existing(out)
     from unsee.vision.lora import write_lora
 
-    kept = write_lora(model, patch, out, rank)
+    kept = write_lora(model, patch, out, rank, trust_remote_code)
     tell(
         f"{out}: adapter of rank {kept.rank} at most; {kept.error:.2%} of the change is lost, {kept.worst:.2%} at most"
     )

@@ -24,6 +24,7 @@ from unsee.evaluation.rounds import Ask
 from unsee.files import sha256
 from unsee.finetune import Tutor
 from unsee.vision.checkpoint import Checkpoint, readable
+from unsee.vision.folder import INDEX, SINGLE
 
 BATCH = 256  # prompts handed over at once, and kept in the cache together
 IMAGES = 16  # of one prompt: examples of MLLMU-Bench have eight or so
@@ -62,6 +63,11 @@ class VllmEngine(Batched):
             raise UnseeError("vLLM shares its work out by itself. Run the command without torchrun.")
         checkpoint = Checkpoint.open(model, revision, trust)
         checkpoint.complete()
+        if not checkpoint.index and (checkpoint.folder / INDEX).is_file():
+            raise UnseeError(
+                f"'{model}' holds two sets of weights: transformers loads {SINGLE}, and vLLM what {INDEX} names. Move "
+                f"the one away that is not to be asked."
+            )
         folder = str(checkpoint.folder)
         with readable(model):
             processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust)

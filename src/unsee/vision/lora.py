@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from unsee.errors import UnseeError
 from unsee.files import new_folder
-from unsee.vision.checkpoint import Checkpoint
-from unsee.vision.patch import Patch
+from unsee.vision.patch import Trust, open_both
 
 ROUNDING = 1e-6  # singular values below this share of the largest are rounding
 
@@ -26,17 +25,17 @@ class Kept:
     worst: float
 
 
-def write_lora(model: str | Path, patch: str | Path, out: str | Path, rank: int = 0) -> Kept:
+def write_lora(model: str | Path, patch: str | Path, out: str | Path, rank: int = 0, trust: bool = False) -> Kept:
     """Write adapter_config.json and adapter_model.safetensors. ``rank`` 0: as many directions as the change has.
 
-    The best approximation of each layer's change (Eckart and Young 1936). UnseeError: another model.
+    The best approximation of each layer's change (Eckart and Young 1936). ``trust``: run the code that the model brings
+    along. UnseeError: another model, or a patch that changes what is not visual.
     """
     if rank < 0:
         raise UnseeError(f"--rank is {rank}; it must be 0 (exact) or more.")
-    loaded = Patch.load(patch)
+    checkpoint, loaded = open_both(model, patch, Trust(code=trust))
     if odd := [n for n, t in loaded.tensors.items() if t.dim() != 2]:
         raise UnseeError(f"{odd[0]} is no matrix, so no LoRA adapter can hold its change. Use the patch: unsee apply.")
-    checkpoint = Checkpoint.open(model, loaded.revision(model))
     known = [n for n in loaded.tensors if n in checkpoint.visual]
     before = {n: checkpoint.entry(n).read() for n in known}
     loaded.check(before)

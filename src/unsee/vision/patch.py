@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from unsee.errors import UnseeError
 from unsee.files import new_file, new_folder, write_json
 from unsee.progress import progress, say
-from unsee.vision.checkpoint import INDEX, OTHER_FORMATS, SINGLE, Checkpoint, module_names
+from unsee.untrusted import read_json, shown
+from unsee.vision.checkpoint import Checkpoint, module_names
+from unsee.vision.copying import files_of, put, room
+from unsee.vision.fitting import Header, language_names, other_model, read_head, refuse_endless, refuse_misfit
 
-VERSION = 3
+VERSION = 4  # of its file; 3, which is still read, has an id that does not tell dtypes and shapes apart
 FILE = "patch.safetensors"
 RECORD = "unsee.json"  # in a patched checkpoint: which patches lie in it, in their order
 
@@ -30,6 +31,13 @@ def tensor_hash(tensor: Tensor) -> str:
     """SHA-256 of a tensor's values as float32: the same for every dtype the values are exact in."""
     data = tensor.detach().to("cpu", torch.float32).contiguous()
     return hashlib.sha256(data.numpy().data).hexdigest()
+
+
+def bytes_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's dtype, shape and bytes."""
+    digest = hashlib.sha256(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} ".encode())
+    digest.update(_bytes(tensor.cpu()).numpy().data)
+    return digest.hexdigest()
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -45,50 +53,63 @@ class Patch:
     tensors: dict[str, Tensor]
     base: dict[str, str]
     info: dict[str, Any]
+    version: int = VERSION
 
     @property
     def id(self) -> str:
         """What it changes, and from what to what, in one hash."""
-        lines = "\n".join(f"{n} {self.base[n]} {tensor_hash(t)}" for n, t in sorted(self.tensors.items()))
+        hashed = tensor_hash if self.version < VERSION else bytes_hash
+        lines = "\n".join(f"{n} {self.base[n]} {hashed(t)}" for n, t in sorted(self.tensors.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def save(self, folder: Path | str) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        header = {"version": VERSION, "id": self.id, "base": self.base, "info": self.info}
+        header = {"version": self.version, "id": self.id, "base": self.base, "info": self.info}
         with new_file(folder / FILE) as file:
             save_file(
                 {k: v.contiguous() for k, v in self.tensors.items()}, file, metadata={"unsee": json.dumps(header)}
             )
 
     @classmethod
-    def load(cls, folder: Path | str) -> Patch:
+    def load(cls, folder: Path | str, fits: Callable[[Header], None] | None = None) -> Patch:
+        """Read what ``save`` wrote. UnseeError: it is none, is damaged, or holds NaN or Inf.
+
+        ``fits``: is shown the header before a tensor is read, and refuses what may not be by an UnseeError.
+        """
         path = Path(folder) / FILE if Path(folder).is_dir() else Path(folder)
         if not path.is_file():
-            raise UnseeError(f"'{folder}' holds no patch. Give the folder patch/ that unsee forget wrote.")
+            raise UnseeError(f"'{shown(folder)}' holds no patch. Give the folder patch/ that unsee forget wrote.")
         try:
-            with safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {})["unsee"])
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (safe_open is no dict)
-                version, base, info = header["version"], dict(header["base"]), dict(header["info"])
-            if version != VERSION:
-                raise ValueError(f"version {version}, this unsee reads {VERSION}")
-            patch = cls(tensors, base, info)
-            if base.keys() != tensors.keys() or patch.id != header["id"]:
+            head = read_head(path, (VERSION - 1, VERSION))
+            if fits:
+                fits(head)
+            tensors = {name: head.entries[name].read() for name in sorted(head.entries)}
+            patch = cls(tensors, head.base, head.info, head.version)
+            if patch.id != head.id:
                 raise ValueError("its tensors are not those it was made with")
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UnseeError(f"'{path}' is not a patch of unsee, or is damaged ({error}). Make it again.") from error
+        except (OSError, ValueError) as error:
+            why = shown(error)[:200]
+            raise UnseeError(
+                f"'{shown(path)}' is not a patch of unsee, or is damaged ({why}). Make it again."
+            ) from error
+        refuse_endless(patch.tensors)
         return patch
 
     def revision(self, model: str | Path) -> str | None:
         """The commit of the hub's ``model`` that it was made from; None of another, and of a folder."""
-        commit = self.info.get("revision") if self.info.get("model") == str(model) else None
-        return str(commit) if commit else None
+        return revision(self.info, model)
 
-    def apply(self, model: Any) -> None:
-        """Write the tensors into ``model``. UnseeError, and nothing is changed: another model than it was made from."""
+    def apply(self, model: Any, allow_language: bool = False) -> None:
+        """Write the tensors into ``model``. UnseeError, and nothing is changed: another model than it was made from.
+
+        ``allow_language``: tensors of its language model too, which no patch of ``forget`` changes.
+        """
         names, state = module_names(model, list(self.tensors)), model.state_dict()
-        self.check({disk: state[module] for disk, module in names.items()})
+        found, language = {disk: state[module] for disk, module in names.items()}, language_names(model)
+        visual = None if allow_language else {n for n in self.tensors if names.get(n) not in language}
+        refuse_misfit(self.tensors, found, visual, typed=False)
+        self.check(found)
         with torch.no_grad():
             for disk, value in self.tensors.items():
                 state[names[disk]].copy_(value)
@@ -100,10 +121,7 @@ class Patch:
             return
         if all(n in found and tensor_hash(found[n]) == tensor_hash(t) for n, t in self.tensors.items()):
             raise UnseeError("this patch lies in the checkpoint already: there is nothing to do.")
-        raise UnseeError(
-            f"the patch was made from another model: {len(wrong)} of {len(self.tensors)} tensors are not as they "
-            f"were before it (first: {wrong[0]}). Apply it to the checkpoint it was made from."
-        )
+        raise other_model(wrong, len(self.tensors))
 
 
 def make(before: Mapping[str, Tensor], after: Mapping[str, Tensor], info: dict[str, Any]) -> tuple[Patch, Patch]:
@@ -122,30 +140,80 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
-def apply_patch(model: str | Path, patch: str | Path, out: str | Path) -> list[str]:
+@dataclass(frozen=True)
+class Trust:
+    """What the person who applies a patch takes upon them.
+
+    ``code``: the checkpoint's own is run, where it alone tells which tensors are visual. ``language``: the patch may
+    change tensors that are not visual, or of which nothing tells.
+    """
+
+    code: bool = False
+    language: bool = False
+
+
+NOTHING = Trust()
+
+
+def revision(info: Mapping[str, Any], model: str | Path) -> str | None:
+    """The commit of the hub's ``model`` that a patch was made from; None of another, and of a folder."""
+    return info.get("revision") or None if info.get("model") == str(model) else None
+
+
+def open_both(model: str | Path, patch: str | Path, trust: Trust = NOTHING) -> tuple[Checkpoint, Patch]:
+    """The checkpoint that the patch was made from, and the patch.
+
+    UnseeError, before a tensor is read: it changes what it may not.
+    """
+    opened: list[Checkpoint] = []
+
+    def fits(head: Header) -> None:
+        commit = revision(head.info, model)
+        if commit:
+            say(f"{shown(model)}: at commit {commit}, which the patch was made from")
+        checkpoint = Checkpoint.stored(model, commit) if trust.language else _told_apart(model, commit, trust.code)
+        if unknown := [n for n in sorted(head.entries) if n not in checkpoint.shards]:
+            raise other_model(unknown, len(head.entries))
+        named = {n: checkpoint.entry(n) for n in head.entries}
+        refuse_misfit(head.entries, named, None if trust.language else checkpoint.visual)
+        opened.append(checkpoint)
+
+    loaded = Patch.load(patch, fits)
+    return opened[0], loaded
+
+
+def _told_apart(model: str | Path, commit: str | None, code: bool) -> Checkpoint:
+    """With its own code beside its files, which is run only where ``code`` says so."""
+    return Checkpoint.open(
+        model, commit, code, bring=True,
+        otherwise="or --allow-language-tensors, to take the patch without knowing which tensors are visual",
+    )  # fmt: skip
+
+
+def apply_patch(model: str | Path, patch: str | Path, out: str | Path, trust: Trust = NOTHING) -> dict[str, str]:
     """Write the checkpoint ``model`` with ``patch`` in it to the new folder ``out``, byte for byte the same elsewhere.
 
-    Shards that the patch does not touch are hard links. Returns the files that were left out: weights in other formats,
-    which would hold what was forgotten. UnseeError before anything is written: another model, or no space.
+    Shards that the patch does not touch are hard links. Returns the files that were left out, and why: other weights,
+    which would hold what was forgotten, and what is no file. UnseeError before anything is written: another model, a
+    patch that changes what none should, or no space.
     """
-    loaded = Patch.load(patch)
-    checkpoint = Checkpoint.stored(model, loaded.revision(model))
+    checkpoint, loaded = open_both(model, patch, trust)
     record = _recorded(checkpoint, loaded)
     loaded.check({n: checkpoint.entry(n).read() for n in loaded.tensors if n in checkpoint.shards})
     checkpoint.complete()
     touched = {checkpoint.shards[n] for n in loaded.tensors}
-    _room(checkpoint, out, touched)
+    room(checkpoint, out, touched)
+    files = files_of(checkpoint)
+    kept = {str(f): real for f, real in files.kept.items() if str(f) != RECORD}
     with new_folder(out) as folder:
-        kept, left = _sorted_files(checkpoint)
         with progress("writing", len(kept)) as tick:
-            for number, file in enumerate(kept):
-                shard = file.suffix == ".safetensors"
-                _place(checkpoint.folder / file, folder / file, link=shard and str(file) not in touched)
-                if str(file) in touched:
-                    _write(checkpoint, loaded, str(file), folder / file)
+            for number, (file, real) in enumerate(kept.items()):
+                put(real, folder / file, link=file.endswith(".safetensors") and file not in touched)
+                if file in touched:
+                    _write(checkpoint, loaded, file, folder / file)
                 tick(number + 1)
         write_json(folder / RECORD, {"patches": record})
-    return [str(f) for f in left]
+    return {str(f): why for f, why in files.left.items()}
 
 
 def _recorded(checkpoint: Checkpoint, patch: Patch) -> list[dict[str, Any]]:
@@ -168,58 +236,10 @@ def _recorded(checkpoint: Checkpoint, patch: Patch) -> list[dict[str, Any]]:
 def _patches(record: Path) -> list[dict[str, Any]]:
     """The patches in a checkpoint, in their order."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"patches": []}
+        found = read_json(record) if record.exists() else {"patches": []}
         return [{"id": str(p["id"]), **p} for p in found["patches"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnseeError(f"'{record}' is damaged. Apply the patches again to the checkpoint without them.") from error
-
-
-def _sorted_files(checkpoint: Checkpoint) -> tuple[list[Path], list[Path]]:
-    """Files of the checkpoint to keep, and weights that no index names or that are in another format."""
-    root = checkpoint.folder
-    every = sorted(p.relative_to(root) for p in _walk(root))
-    shards = set(checkpoint.shards.values())
-    stale = {f for f in every if f.suffix in OTHER_FORMATS or (f.suffix == ".safetensors" and str(f) not in shards)}
-    stale |= {f for f in every if f.name.endswith(".index.json") and f.name != INDEX}
-    if INDEX not in map(str, every) and SINGLE not in shards:
-        raise UnseeError(f"'{checkpoint.name}' changed while it was read.")
-    return [f for f in every if f not in stale and str(f) != RECORD], sorted(stale)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    for path in root.iterdir():
-        if path.is_dir() and not path.name.startswith("."):
-            yield from _walk(path)
-        elif path.is_file() and not path.name.startswith("."):
-            yield path
-
-
-def _room(checkpoint: Checkpoint, out: str | Path, touched: set[str]) -> None:
-    """UnseeError: no space for ``touched``; for all shards, where there can be no links to them."""
-    place = Path(out).absolute().parent
-    while not place.exists():
-        place = place.parent
-    shards = [(f, (checkpoint.folder / f).stat()) for f in sorted(set(checkpoint.shards.values()))]
-    wanted = sum(s.st_size for f, s in shards if f in touched or s.st_dev != place.stat().st_dev)
-    free = shutil.disk_usage(place).free
-    if free < wanted:
-        raise UnseeError(
-            f"the patched checkpoint takes {wanted / 2**30:.1f} GiB and '{place}' has {free / 2**30:.1f} free. "
-            f"Make room, or give --out elsewhere."
-        )
-
-
-def _place(source: Path, target: Path, link: bool) -> None:
-    """A hard link of a shard, whose bytes nobody changes in place; a copy of what a program may rewrite."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    real = source.resolve()  # the hub's cache holds links
-    if link:
-        try:
-            os.link(real, target)
-            return
-        except OSError:  # another file system, or one without links
-            say(f"copying {source.name}: it cannot be linked there")
-    shutil.copyfile(real, target)
+    except (UnseeError, KeyError, TypeError) as error:
+        raise UnseeError(f"'{shown(record)}' is damaged. Apply the patches again to the model without them.") from error
 
 
 def _write(checkpoint: Checkpoint, patch: Patch, file: str, target: Path) -> None:
@@ -228,9 +248,7 @@ def _write(checkpoint: Checkpoint, patch: Patch, file: str, target: Path) -> Non
         for name, tensor in patch.tensors.items():
             entry = checkpoint.entry(name)
             if entry.file.name == file:
-                if tuple(tensor.shape) != entry.shape:
-                    raise UnseeError(f"{name} has another shape in the patch. Apply it to what it was made from.")
                 opened.seek(entry.start)
-                opened.write(_bytes(tensor.to(entry.dtype)).numpy().data)
+                opened.write(_bytes(tensor).numpy().data)
         opened.flush()
         os.fsync(opened.fileno())
