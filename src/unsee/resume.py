@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unsee.errors import UnseeError
-from unsee.forgetting.moments import load_state, save_state
+from unsee.forgetting.stored import load_state, save_state
 
 FILE = "training.safetensors"
 EVERY = 10  # steps of forgetting between two checkpoints; there are a few hundred

@@ -5,7 +5,6 @@ They are all that forgetting needs of the retained images, which can be deleted 
 
 from __future__ import annotations
 
-import json
 import shutil
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -16,16 +15,16 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from unsee import processes
 from unsee.errors import UnseeError
 from unsee.files import new_file
 from unsee.forgetting.replay import Replay
+from unsee.forgetting.stored import counted, foreign, load_state, refuse_impossible, save_state
+from unsee.untrusted import shown
 
-VERSION = 2  # of the files written by save_state
 REPLAY = "replay."  # before the names of its tensors in a file
 ROWS = 4096  # rows multiplied at a time: 128 MiB in float64 for an input 4096 wide
 WIDE = 1024  # inputs from this width on are multiplied in float32, and the products added up in float64
@@ -122,24 +121,34 @@ class Moments:
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
-        """Read what ``save`` wrote. UnseeError: missing, truncated or another kind of file."""
-        return cls.restored(*load_state(path, "moments"), path)
+        """Read what ``save`` wrote. UnseeError: missing, truncated, another kind of file, or of no images at all."""
+        found = cls.restored(*load_state(path, "moments"), path)
+        if not found.images or not all(found.counts.values()):
+            raise foreign(path, "moments", "it counts no images, or no rows of a layer")
+        if not any(m.any() for m in found.matrices.values()):
+            raise foreign(path, "moments", "all its second moments are zero, so that they would keep nothing")
+        return found
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any], path: str | Path) -> Moments:
-        """From ``state``, read from the file ``path``. UnseeError: parts are missing or do not fit."""
+        """From ``state``, read from the file ``path``. UnseeError: parts are missing, do not fit or cannot be."""
         matrices = {k: t for k, t in tensors.items() if not k.startswith(REPLAY)}
         parts = {k.removeprefix(REPLAY): t for k, t in tensors.items() if k.startswith(REPLAY)}
         try:
-            counts = {str(k): int(n) for k, n in info["counts"].items()}
+            counts = {str(k): counted(n) for k, n in info["counts"].items()}
             layers, meta = _words(info["layers"]), _words(info["meta"])
-            images = int(info["images"])
+            images = counted(info["images"])
             replay = Replay.restored(parts, info["replay"]) if info["replay"] else None
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise _foreign(path, "moments", f"its header lacks or garbles {error}") from error
+            raise foreign(path, "moments", f"its header lacks or garbles {shown(error)[:100]}") from error
         square = all(m.dim() == 2 and m.shape[0] == m.shape[1] and m.dtype == torch.float64 for m in matrices.values())
-        if not square or counts.keys() != matrices.keys() or set(layers.values()) != set(matrices):
-            raise _foreign(path, "moments", "its tensors do not match its header")
+        if not square or not matrices or counts.keys() != matrices.keys() or set(layers.values()) != set(matrices):
+            raise foreign(path, "moments", "its tensors do not match its header")
+        for key, matrix in matrices.items():
+            try:
+                refuse_impossible(matrix)
+            except ValueError as error:
+                raise foreign(path, "moments", f"it holds {error}, in {shown(key)[:100]}") from error
         return cls(matrices, counts, layers, images, meta, replay)
 
 
@@ -328,41 +337,6 @@ def _mirrored(total: Tensor) -> Tensor:
     """``total`` with what is above its diagonal below it too, in its own memory."""
     above = total.triu_().triu(1)
     return total.add_(above.T)
-
-
-def save_state(path: str | Path, kind: str, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write tensors and JSON ``info`` as one safetensors file, complete or not at all; equal input, equal bytes.
-
-    Nobody else may read it: features tell who was shown.
-    """
-    # One metadata key: safetensors keeps several in a hash map, whose order changes from run to run.
-    header = json.dumps({"kind": kind, "version": VERSION, **info}, sort_keys=True)
-    with new_file(path, private=True) as file:
-        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, file, {"unsee": header})
-
-
-def load_state(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and ``info`` of a file that ``save_state`` wrote. UnseeError: missing, truncated, foreign, too new."""
-    if not Path(path).is_file():
-        raise UnseeError(f"there is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("unsee", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _foreign(path, kind, f"it cannot be read as safetensors ({error})") from error
-    if not isinstance(header, dict) or header.get("kind") != kind:
-        raise _foreign(path, kind, "its header does not say so")
-    if header.get("version") != VERSION:
-        raise _foreign(path, kind, f"it has version {header.get('version')}, this unsee reads {VERSION}")
-    return tensors, header
-
-
-def _foreign(path: str | Path, kind: str, why: str) -> UnseeError:
-    return UnseeError(
-        f"{path} is not a whole file of {kind} written by unsee: {why}. It may be truncated or of another program: "
-        f"restore it from a copy or record it again."
-    )
 
 
 def _words(given: Any) -> dict[str, str]:

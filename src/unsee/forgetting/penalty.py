@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from unsee.errors import UnseeError
-from unsee.forgetting.moments import Moments, load_state, save_state
+from unsee.forgetting.moments import Moments
+from unsee.forgetting.stored import load_state, save_state
 
 
 class SettledLayer(NamedTuple):

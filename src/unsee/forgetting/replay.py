@@ -6,6 +6,7 @@ module made of them before the request, hold what all layers do together (docs/d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unsee.errors import UnseeError
+from unsee.forgetting.stored import counted
 
 NEAR = (0.5, 0.75)  # of the way from the mean to a concept: where its lookalikes begin and end
 RANK = 256  # directions that are kept of each covariance; up to twice as many are exact
@@ -106,11 +108,18 @@ class Replay:
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Replay:
         """From ``state``. KeyError, TypeError or ValueError where parts are missing or do not fit."""
-        shape = tuple(int(n) for n in info["shape"])
+        shape, block = tuple(counted(n) for n in info["shape"]), info["block"]
         mean, between, within = tensors["mean"], tensors["between"], tensors["within"]
-        if {mean.shape[0], between.shape[1], within.shape[1]} != {torch.Size(shape).numel()}:
-            raise ValueError("replay")
-        return cls(mean, between, within, int(info["concepts"]), int(info["images"]), shape, str(info["block"]))
+        width, most = math.prod(shape), 2 * directions(max(1, math.prod(shape)))
+        fit = [p.shape[-1:] == (width,) and len(p) <= most and p.dim() == 2 for p in (between, within)]
+        if tensors.keys() != {"mean", "between", "within"} or mean.shape != (width,) or not all(fit) or not width:
+            raise ValueError("replay: its shapes do not fit")
+        if not all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in tensors.values()):
+            raise ValueError("replay: it holds NaN or Inf, or other than float32")
+        concepts, images = counted(info["concepts"]), counted(info["images"])
+        if not 1 <= concepts <= images or not isinstance(block, str):
+            raise ValueError("replay: its counts cannot be")
+        return cls(mean, between, within, concepts, images, shape, block)
 
 
 def _chunks(concepts: Iterable[Tensor]) -> Iterator[list[Tensor]]:

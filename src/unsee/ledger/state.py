@@ -11,8 +11,9 @@ from torch import Tensor
 
 from unsee.errors import UnseeError
 from unsee.forgetting import nullspace, penalty
-from unsee.forgetting.moments import Moments, load_state, save_state
+from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled, beyond
+from unsee.forgetting.stored import load_state, save_state
 from unsee.vision.patch import Patch
 
 PARTS = ("retained", "settled", "weights")
