@@ -132,6 +132,10 @@ def test_sums_that_no_images_have(kind, good, tmp_path):
     assert len(str(error.value)) < 600 and "\n" not in str(error.value)
 
 
+def test_nobody_else_may_read_them(good):
+    assert good.stat().st_mode & 0o777 == 0o600
+
+
 def test_sums_and_differences_of_many_are_read(tmp_path):
     """With the rounding that they have."""
     one = some()

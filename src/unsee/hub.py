@@ -9,17 +9,23 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from importlib import resources
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
 
+from unsee.config import ForgetConfig
 from unsee.errors import UnseeError
 from unsee.progress import progress
+from unsee.untrusted import read_json, shown
+
+if TYPE_CHECKING:
+    from unsee.vision.patch import Patch
 
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja")  # all but weights: settings, tokenizers, templates
 EXAMPLE = "llava-hf/llava-1.5-7b-hf"
@@ -27,6 +33,13 @@ NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 PATCH = "patch/patch.safetensors"  # of a run, and of a repository
 OPAQUE = re.compile(r"[0-9a-f][0-9a-f-]{7,}")  # a hash or a UUID: an id that tells nobody who is meant
 PLACE = re.compile(r'"(/|~|\.\.?/|\\\\|[A-Za-z]:[\\/])')  # how a path starts, in JSON
+INFO = ("method", "config", "forgotten", "model", "revision", "turns")  # what a patch says of itself
+TENSOR, WORD = re.compile(r"[\w.-]{1,300}", re.ASCII), re.compile(r"[\w.|*-]{0,200}", re.ASCII)
+STOPPED = re.compile(  # what a run says of its end; other words are somebody else's
+    r"held-back views show \d+ %( of their identity after \d+ steps)?"
+    r"(, \d+ % of the concept that shows most; --stop is \d+ %)?"
+)
+METRICS_CAP = 64 * 2**20  # bytes
 TEMPLATE = resources.files("unsee") / "report" / "card.md.j2"
 FULL = tuple(os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT))
 
@@ -78,16 +91,19 @@ def fetch(name: str, revision: str, filenames: Sequence[str]) -> Path:
 def push(run: Path, repo: str, *, private: bool = True) -> str:
     """Upload the patch of ``run``, and a card, to the user's model repository ``repo``; returns its address.
 
-    Nothing else of the run goes out: its other files can hold names, paths and statistics of images.
+    Nothing else of the run goes out: its other files can hold names, paths and statistics of images. The patch is
+    written anew from what was checked of it, so that its file holds nothing else.
     """
-    header, figures = _read_run(run)
     if not NAME.fullmatch(repo):
-        raise UnseeError(f"'{repo}' is no name of a repository. Give OWNER/NAME, such as {EXAMPLE}.")
+        raise UnseeError(f"'{shown(repo)}' is no name of a repository. Give OWNER/NAME, such as {EXAMPLE}.")
+    patch, figures = _read_run(run)
     from huggingface_hub import HfApi
 
     api = HfApi()
     with TemporaryDirectory() as folder, _told(partial(_not_sent, repo)):
-        _lay_out(Path(folder), run, card(header, figures))
+        patch.save((Path(folder) / PATCH).parent)
+        readme = card({"base": patch.base, "info": patch.info}, figures)
+        (Path(folder) / "README.md").write_text(readme, encoding="utf-8")
         url = api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.model_info(repo).private:
             raise UnseeError(f"'{repo}' exists and everybody can read it. Name another one, or ask for a public one.")
@@ -129,34 +145,58 @@ def card(header: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     return str(text)
 
 
-def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header of the run's patch, and its figures. Refused: what is no run, or would tell who is forgotten."""
+def _read_run(run: Path) -> tuple[Patch, dict[str, Any]]:
+    """The run's patch and its figures. UnseeError: it is no run, or would tell who is forgotten, or bring it back."""
+    from unsee.vision.patch import Patch
+
     for name in (PATCH, "metrics.json"):
         if not (run / name).is_file():
-            raise UnseeError(f"'{run}' is no run: it has no {name}. Give the folder that unsee forget --out wrote.")
-    try:
-        with safe_open(run / PATCH, "np") as file:
-            written = json.loads((file.metadata() or {})["unsee"])
-        header = {part: dict(written[part]) for part in ("base", "info")}
-        named = [i for i in header["info"].get("forgotten", []) if not OPAQUE.fullmatch(i)]
-        figures = dict(json.loads((run / "metrics.json").read_text(encoding="utf-8")))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UnseeError(
+                f"'{shown(run)}' is no run: it has no {name}. Give the folder that unsee forget --out wrote."
+            )
+    patch = Patch.load(run / PATCH)
+    if not patch.tensors or "undoes" in patch.info:
+        what = "brings back what a run forgot" if patch.tensors else "changes nothing"
+        raise UnseeError(f"the patch of '{shown(run)}' {what}. Give the folder that unsee forget --out wrote.")
+    if told := _telling(patch):
         raise UnseeError(
-            f"'{run / PATCH}' is not a patch of unsee, or it or metrics.json is damaged ({error}). Make the run again."
-        ) from error
-    if named or PLACE.search(json.dumps(header)):
-        what = f"a name ('{named[0]}')" if named else "a path of this machine"
-        raise UnseeError(
-            f"the patch of '{run}' holds {what}, which would go out with it. Make the run again: patches hold ids now."
+            f"the patch of '{shown(run)}' holds {told}, which would go out with it. Make the run again: patches hold "
+            f"ids now."
         )
-    return header, figures
+    return patch, _figures(run / "metrics.json")
 
 
-def _lay_out(folder: Path, run: Path, readme: str) -> None:
-    """What is uploaded, by itself: what is not in the folder cannot go out."""
-    (folder / PATCH).parent.mkdir()
-    (folder / PATCH).symlink_to((run / PATCH).resolve())
-    (folder / "README.md").write_text(readme, encoding="utf-8")
+def _telling(patch: Patch) -> str:
+    """What in a patch may say who is forgotten or where something lies; empty: there are settings and ids alone."""
+    info, config = patch.info, patch.info.get("config", {})
+    if PLACE.search(json.dumps([info, patch.base])):
+        return "a path of this machine"
+    if named := [i for i in info.get("forgotten", []) if not OPAQUE.fullmatch(i)]:
+        return f"a name ('{shown(named[0])[:100]}')"
+    if odd := [key for key in info if key not in INFO]:
+        return f"'{shown(odd[0])[:100]}', which no patch has"
+    known = {f.name for f in fields(ForgetConfig)}
+    if not isinstance(config, dict) or not config.keys() <= known or not all(map(_setting, config.values())):
+        return "a setting that unsee forget does not have"
+    if odd := [name for name in patch.tensors if not TENSOR.fullmatch(name)]:
+        return f"a tensor with the name '{shown(odd[0])[:100]}'"
+    return ""
+
+
+def _setting(value: Any) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and bool(WORD.fullmatch(value)))
+
+
+def _figures(file: Path) -> dict[str, Any]:
+    """Of metrics.json what a card shows. UnseeError: it is damaged, or holds words of somebody else."""
+    found = read_json(file, METRICS_CAP)
+    stopped = found.get("stopped", "") if isinstance(found, dict) else None
+    drifts = found.get("certificates", {}) if isinstance(found, dict) else None
+    history = found.get("history", []) if isinstance(found, dict) else None
+    numbers = isinstance(drifts, dict) and all(type(d) in (int, float) and isfinite(d) for d in drifts.values())
+    if not numbers or not isinstance(history, list) or not isinstance(stopped, str):
+        raise UnseeError(f"'{shown(file)}' is damaged: it has not the figures of a run. Make the run again.")
+    return {"stopped": stopped if STOPPED.fullmatch(stopped) else "", "certificates": drifts, "history": history}
 
 
 def _bar(tell: Callable[[float], None] | None = None) -> type:

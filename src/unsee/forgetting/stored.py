@@ -14,7 +14,7 @@ from torch import Tensor
 from unsee.errors import UnseeError
 from unsee.files import new_file
 from unsee.untrusted import parse_json, shown
-from unsee.vision.headers import parsed
+from unsee.vision.headers import parsed, refuse_hollow
 
 VERSION = 2  # of the files written by save_state
 TENSORS = 10_000  # most of a file; the largest tower has a thousand layers
@@ -39,6 +39,7 @@ def load_state(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str
     if not path.exists():
         raise UnseeError(f"there is no file {shown(path)}.")
     try:
+        refuse_hollow(path)
         entries, metadata = parsed(path)
         header = parse_json(metadata.get("unsee", "{}"))
         if not isinstance(header, dict) or header.get("kind") != kind:

@@ -14,9 +14,10 @@ from torch import Tensor
 from unsee.errors import UnseeError
 from unsee.untrusted import parse_json, shown
 from unsee.vision.checkpoint import language_parts
-from unsee.vision.headers import Entry, parsed
+from unsee.vision.headers import Entry, parsed, refuse_hollow
 
 HASH, COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+PARTS = {"version", "id", "base", "info"}
 ALTERED = "its tensors are not those it was made with"
 
 
@@ -33,9 +34,10 @@ class Header:
 
 def read_head(file: Path, versions: Sequence[int]) -> Header:
     """ValueError: it is not what ``Patch.save`` writes."""
+    refuse_hollow(file)
     entries, metadata = parsed(file)
     said = parse_json(metadata.get("unsee", "{}"))
-    if not isinstance(said, dict) or not {"version", "id", "base", "info"} <= said.keys():
+    if metadata.keys() != {"unsee"} or not isinstance(said, dict) or said.keys() != PARTS:
         raise ValueError("its header does not say what it is")
     version, base, info = said["version"], said["base"], said["info"]
     if type(version) is not int or version not in versions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ DTYPES = {
 }  # fmt: skip
 HEADER_CAP = 32 * 2**20  # bytes; 250,000 tensors, and half a gigabyte once it is read
 DIMENSIONS = 16  # most of a tensor
+HOLLOW = 64 * 2**20  # bytes from which on a file may not be mostly holes
 LARGEST = 2**62  # numbers in a header; larger ones, multiplied by the thousand, take for ever
 
 
@@ -75,6 +77,16 @@ def parsed(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         raise ValueError(f"{error.strerror or error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("its header is no table of tensors") from error
+
+
+def refuse_hollow(file: Path) -> None:
+    """ValueError: most of a file that is read whole was never written, so that a few bytes would take all memory.
+
+    A system that does not tell how much of a file there is says that there is nothing.
+    """
+    kept = os.stat(file)
+    if kept.st_size > HOLLOW and 0 < 512 * kept.st_blocks < kept.st_size // 4:
+        raise ValueError("most of it was never written")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
