@@ -12,15 +12,18 @@ from unittest.mock import Mock, create_autospec
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import filter_repo_objects
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from tests.hub_server import Hub, commit, serve, use
 
 from unsee import hub
 from unsee.errors import UnseeError
+from unsee.vision.patch import Patch
 
 NAME = "ada/tiny-llava"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -282,9 +285,7 @@ FIGURES = {
 def write_run(folder: Path, **info: object) -> Path:
     """A run as unsee writes it, the name of who is forgotten and where everything lies all over it."""
     (folder / "patch" / "undo").mkdir(parents=True)
-    header = json.dumps({"version": 1, "base": BASE, "info": INFO | info})
-    tensors = {name: np.ones((2, 2), np.float32) for name in BASE}
-    save_file(tensors, folder / hub.PATCH, metadata={"unsee": header})
+    Patch({name: torch.ones(2, 2) for name in BASE}, BASE, INFO | info).save(folder / "patch")
     secrets = json.dumps({"forget": f"/home/ada/takedown/{SECRET}", "concepts": SECRET})
     for name in ("config.yaml", "manifest.json", "statistics.safetensors", "README.md", "patch/undo/undo.safetensors"):
         (folder / name).write_text(secrets)
@@ -359,6 +360,65 @@ def test_a_patch_that_tells_who_is_forgotten_stays_here(tmp_path, api, info, say
     with pytest.raises(UnseeError, match=f"holds {says}.*, which would go out with it"):
         hub.push(run, REPO)
     assert not api.method_calls
+
+
+@pytest.mark.parametrize(
+    ("info", "says"),
+    [
+        ({"note": SECRET}, "'note', which no patch has"),
+        ({"config": {"who": SECRET}}, "a setting that unsee forget does not have"),
+        ({"config": {"layers": "Marie Curie"}}, "a setting that unsee forget does not have"),
+        ({"config": [SECRET]}, "a setting that unsee forget does not have"),
+        ({"undoes": "a" * 64}, "brings back what a run forgot"),
+    ],
+)
+def test_a_patch_that_says_more_than_unsee_writes_stays_here(tmp_path, api, info, says):
+    run = write_run(tmp_path / "telling", **info)
+    with pytest.raises(UnseeError, match=says):
+        hub.push(run, REPO)
+    assert not api.method_calls
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({}, "changes nothing"),
+        ({"a.weight": torch.tensor([float("nan")])}, "holds NaN or Inf"),
+        ({f"a.{SECRET} Curie.weight": torch.ones(1)}, "a tensor with the name"),
+    ],
+)
+def test_a_patch_that_is_none_stays_here(run, api, tensors, says):
+    Patch(tensors, dict.fromkeys(tensors, "0" * 64), INFO).save(run / "patch")
+    with pytest.raises(UnseeError, match=says):
+        hub.push(run, REPO)
+    assert not api.method_calls
+
+
+def test_what_a_file_hides_beside_the_patch_does_not_go_out(run, api):
+    """Said twice, the last counts: what stood first would be in the file."""
+    file = run / hub.PATCH
+    header = safe_open(file, "np").metadata()["unsee"]
+    hidden = header.replace('{"version"', f'{{"id": "{SECRET}", "version"')
+    save_file(load_file(file), file, {"unsee": hidden})
+    hub.push(run, REPO)
+    assert SECRET.encode() in file.read_bytes() and SECRET.encode() not in b"".join(api.sent.values())
+
+
+@pytest.mark.parametrize(
+    "figures",
+    ["[]", "{", '{"stopped": 5}', '{"certificates": {"a": "b"}}', '{"certificates": {"a": NaN}}', "[" * 999],
+)
+def test_figures_that_no_run_has(run, api, figures):
+    (run / "metrics.json").write_text(figures)
+    with pytest.raises(UnseeError, match="metrics.json' is"):
+        hub.push(run, REPO)
+    assert not api.method_calls
+
+
+def test_words_of_others_are_no_figures(run, api):
+    (run / "metrics.json").write_text(json.dumps(FIGURES | {"stopped": f"when {SECRET} | had left"}))
+    hub.push(run, REPO)
+    assert SECRET.encode() not in api.sent["README.md"]
 
 
 @pytest.mark.parametrize("missing", [hub.PATCH, "metrics.json"])
