@@ -51,7 +51,8 @@ def find(name: str | Path, revision: str | None, code: bool) -> tuple[Path, str 
     try:
         there, is_folder = os.path.lexists(folder), folder.is_dir()
     except (OSError, ValueError) as error:
-        raise UnseeError(f"cannot look at '{shown(name)[:300]}': {getattr(error, 'strerror', None) or error}.") from error
+        why = getattr(error, "strerror", None) or error
+        raise UnseeError(f"cannot look at '{shown(name)[:300]}': {why}.") from error
     if there and not is_folder:
         raise UnseeError(_no_folder(folder))
     if not there and (not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) or folder.suffix in (".safetensors", ".gguf")):
