@@ -99,3 +99,12 @@ def _count(at: int) -> None:
     os.replace = counted(os.replace)
     Store.write = counted(Store.write)  # type: ignore[method-assign]
     Store.last = counted(Store.last)  # type: ignore[method-assign]  # before a line is added, and after each commit
+
+
+def furnished(root: Path) -> Path:
+    """A ledger in ``root`` in which ada and ben are released, cleo is verified and dan waits."""
+    ledger = made(desk(root), root / "ledger", "ada", "ben", steps=1)
+    for command in (asked("run", ledger), asked("release", ledger), add(root, ledger, "cleo"), asked("run", ledger)):
+        assert main(command) == 0
+    assert main(add(root, ledger, "dan")) == 0
+    return ledger

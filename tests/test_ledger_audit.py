@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tests.small_ledger import add, asked, desk, made
+from tests.forged import FORGERIES, Forgery
+from tests.forging import older, sql
+from tests.small_ledger import asked, furnished
 
 from unsee.cli import main
 from unsee.config import LedgerConfig
+from unsee.errors import UnseeError
 from unsee.ledger import book
+from unsee.ledger.audit import audit as audit_of
+from unsee.ledger.book import Ledger
 from unsee.ledger.log import Line, faults
 
 
@@ -57,24 +61,13 @@ def test_what_is_gone_from_the_end_is_not_seen_without_a_note():
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory) -> Path:
-    """A ledger in which ada was released and ben is verified. Nobody may write into it."""
-    root = desk(tmp_path_factory.mktemp("used"))
-    ledger = made(root, root / "ledger", "ada")
-    assert main(asked("run", ledger)) == main(asked("release", ledger)) == 0
-    assert main(add(root, ledger, "ben")) == main(asked("run", ledger)) == 0
-    return ledger
+    """Nobody may write into it."""
+    return furnished(tmp_path_factory.mktemp("used"))
 
 
 @pytest.fixture
 def ledger(used, tmp_path) -> Path:
     return Path(shutil.copytree(used, tmp_path / "ledger"))
-
-
-def sql(ledger: Path, *statements: str) -> None:
-    with sqlite3.connect(ledger / "ledger.db") as db:
-        for statement in statements:
-            db.execute(statement)
-    db.close()
 
 
 def audit(capsys, ledger: Path, *more: str) -> str:
@@ -87,7 +80,7 @@ def audit(capsys, ledger: Path, *more: str) -> str:
 def test_a_ledger_is_whole_and_says_where_its_log_ends(ledger, capsys):
     assert main(asked("audit", ledger)) == 0
     said = capsys.readouterr().out
-    assert "whole, 2 requests, 2 patches" in said
+    assert "whole, 4 requests, 3 patches" in said
     noted = said.split("noted elsewhere: ")[1].strip()
     assert main(asked("audit", ledger, "--head", noted)) == 0
     sql(ledger, "DELETE FROM log WHERE number = (SELECT MAX(number) FROM log)")
@@ -110,7 +103,7 @@ def test_a_ledger_is_whole_and_says_where_its_log_ends(ledger, capsys):
         (["UPDATE requests SET state = 'released'"], "is released in the database and verified in the log"),
         (["DELETE FROM requests WHERE place = 1"], "is gone in the database and released in the log"),
         (["UPDATE images SET path = '/tmp/ada.png'"], "the ledger still knows where its images lie"),
-        (["DELETE FROM turns WHERE place = 2"], "is not the state of this ledger's patches"),
+        (["DELETE FROM turns WHERE place = 3"], "is not the state of this ledger's patches"),
         (["UPDATE settings SET value = replace(value, '\"most_left\": 5', '\"most_left\": 9')"], "settings are not"),
     ],
 )  # fmt: skip
@@ -144,7 +137,7 @@ def spoil(file: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "found"),
     [
-        ("turns/*/patch.safetensors", "is not a patch of unsee, or is damaged"),
+        ("turns/*/patch.safetensors", "is not the patch that the log says was kept"),
         ("turns/*/share.safetensors", "is not the share that the log says"),
         ("state/*", "is not the one that the log says was kept last"),
         ("base.safetensors", "base.safetensors is not the state that the log begins with"),
@@ -163,20 +156,59 @@ def test_a_damaged_patch_is_not_served(ledger, tmp_path, capsys):
     spoil(sorted(ledger.glob("turns/*/patch.safetensors"))[0])
     capsys.readouterr()
     assert main(asked("export", ledger, "--out", f"{tmp_path / 'out'}")) == 2
-    assert "is not a patch of unsee, or is damaged" in capsys.readouterr().err
+    assert "is not the patch that the log says was kept" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_another_base_is_found(used, ledger, tmp_path, capsys):
-    model = Path(shutil.copytree(used.parent / "model", tmp_path / "model"))
-    sql(ledger, f"UPDATE settings SET value = '\"{model}\"' WHERE name = 'model'")
+def test_another_base_is_found(used, ledger, capsys):
+    model = used.parent / "model"
+    kept = model.rename(used.parent / "kept")
+    try:
+        assert "does not exist" in audit(capsys, ledger)
+        shutil.copytree(kept, model)
+        assert main(asked("audit", ledger)) == 0
+        weights = load_file(model / "model.safetensors")
+        name = "multi_modal_projector.linear_1.weight"
+        save_file(weights | {name: weights[name] + 1}, model / "model.safetensors", {"format": "pt"})
+        assert "the patch was made from another model" in audit(capsys, ledger)
+    finally:
+        shutil.rmtree(model)
+        kept.rename(model)
+
+
+@pytest.fixture(scope="module")
+def head(used) -> str:
+    return audit_of(Ledger(used, reading=True))[1]
+
+
+@pytest.mark.parametrize("forgery", FORGERIES, ids=lambda f: f.name)
+def test_a_forgery_is_found(forgery: Forgery, ledger, head):
+    """By the audit alone, or as it says only with the end of the log that was noted before, or one noted since."""
+    forgery.forge(ledger)
+    assert bool(findings(ledger)) == (not forgery.needs)
+    if forgery.needs:
+        assert bool(findings(ledger, head)) == (forgery.needs == "head") and forgery.reason
+
+
+def findings(ledger: Path, noted: str = "") -> list[str]:
+    try:
+        return audit_of(Ledger(ledger, reading=True), noted)[0]
+    except UnseeError as error:
+        return [str(error)]
+
+
+def test_there_are_enough_forgeries():
+    assert len({f.name for f in FORGERIES}) == len(FORGERIES) >= 60
+
+
+def test_a_ledger_of_an_older_unsee_is_whole_and_says_what_its_log_leaves_out(ledger, capsys):
+    older(ledger)
     assert main(asked("audit", ledger)) == 0
-    weights = load_file(model / "model.safetensors")
-    name = "multi_modal_projector.linear_1.weight"
-    save_file(weights | {name: weights[name] + 1}, model / "model.safetensors", {"format": "pt"})
-    assert "the patch was made from another model" in audit(capsys, ledger)
-    shutil.rmtree(model)
-    assert "does not exist" in audit(capsys, ledger)
+    said = capsys.readouterr().out
+    assert "does not cover which images a request asks for (4 line(s))" in said and said.count("to be known") == 5
+    assert main(asked("release", ledger)) == 0  # and goes on
+    sql(ledger, "UPDATE requests SET state = 'verified' WHERE place = 1")
+    assert "is verified in the database and released in the log" in audit(capsys, ledger)
 
 
 @pytest.mark.parametrize("head", ["12", "x:" + "0" * 64, "3:abc"])

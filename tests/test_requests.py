@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tests import forging
 from tests.markup import Balanced
 from tests.small_ledger import PEOPLE, add, asked, desk, folder, init, made
 
@@ -66,6 +67,18 @@ def told(capsys, args: list[str], code: int = 0) -> str:
     if code:
         assert err.count("error: ") == 1 and "Traceback" not in err
     return err if code else out
+
+
+def reset(ledger: Path, more: dict[str, Any], *without: str) -> None:
+    """As if the ledger had been made with other settings."""
+    config = {k: v for k, v in forging.setting(ledger, "config").items() if k not in without} | more
+
+    def edit(event: str, body: dict[str, Any]) -> None:
+        if event == "begun":
+            body["config"] = config
+
+    forging.rechain(ledger, edit)
+    forging.put(ledger, "config", config)
 
 
 def same(one: State, two: State) -> bool:
@@ -175,9 +188,15 @@ def test_what_is_measured_again_can_hold_a_release_back(ledger, capsys):
     assert said.count("left") == 3 and said.splitlines()[2].count("earlier 0.0%") == 1
     first = float(said.splitlines()[0].split("earlier ")[1].split("%")[0])
     assert first > 1  # later requests do change what was done for it, and it is said
-    opened = Ledger(ledger)
-    with opened.alone(), opened.store.writing():
-        opened.store.change(ids(ledger)[0], changed={"most_earlier": 0.001})
+    strict, once = {"most_earlier": 0.001}, {"checked": "changed", "forgotten": "config", "verified": "tolerances"}
+
+    def edit(event: str, body: dict[str, Any]) -> None:
+        """Of the first request alone, as if a person had taken it up with less."""
+        if event in once:
+            body[once.pop(event)] |= strict
+
+    forging.rechain(ledger, edit)
+    forging.sql(ledger, "UPDATE requests SET changed = ? WHERE place = 1", given=(json.dumps(strict),))
     assert "earlier is over its tolerance" in told(capsys, asked("release", ledger), 2)
     assert told(capsys, asked("release", ledger, "--despite")).count("released") == 3
 
@@ -196,14 +215,11 @@ def test_the_last_is_taken_back_to_the_bit(root, ledger, tmp_path, capsys):
 def test_of_released_ones_statistics_serve_or_it_is_refused(ledger, tmp_path, capsys):
     assert main(asked("release", ledger)) == 0
     before = Ledger(ledger).state()
-    opened = Ledger(ledger)
-    with opened.alone(), opened.store.writing():
-        opened.store.put("config", opened.store.get("config") | {"most_earlier": 1e-9})
+    reset(ledger, {"most_earlier": 1e-9})
     first = ids(ledger)[0]
     assert "images of later requests are gone" in told(capsys, asked("rollback", ledger, first), 2)
     assert same(Ledger(ledger).state(), before) and states(ledger) == ["released"] * 3
-    with opened.alone(), opened.store.writing():
-        opened.store.put("config", opened.store.get("config") | {"most_earlier": 5})
+    reset(ledger, {"most_earlier": 5})
     assert "2 later request(s) forgotten again from their statistics" in told(capsys, asked("rollback", ledger, first))
     assert states(ledger) == ["rolled back", "released", "released"] and main(asked("audit", ledger)) == 0
     assert main(asked("export", ledger, "--out", f"{tmp_path / 'out'}")) == 0
@@ -213,14 +229,11 @@ def test_of_released_ones_statistics_serve_or_it_is_refused(ledger, tmp_path, ca
 
 
 def test_an_older_ledger_does_what_it_did(ledger):
-    opened = Ledger(ledger)
-    assert not opened.config.attention
-    unsaid = ("attention", "lookalikes", "leave", "crowd")
-    older = {k: v for k, v in opened.store.get("config").items() if k not in unsaid}
-    with opened.alone(), opened.store.writing():
-        opened.store.put("config", older)
+    assert not Ledger(ledger).config.attention
+    reset(ledger, {}, "attention", "lookalikes", "leave", "crowd")
     config = Ledger(ledger).config
     assert config.attention and config.lookalikes == config.leave == config.crowd == 0
+    assert main(asked("audit", ledger)) == 0
 
 
 def test_a_rollback_that_is_stopped_goes_on(root, ledger, tmp_path, monkeypatch, capsys):

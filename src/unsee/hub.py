@@ -69,6 +69,15 @@ def files(name: str, revision: str | None = None) -> list[str]:
         return sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
 
 
+def at_hand(name: str, revision: str | None) -> bool:
+    """Whether somebody has brought this commit to the hub's cache before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not NAME.fullmatch(name) or not revision:
+        return False
+    return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+
+
 def fetch(name: str, revision: str, filenames: Sequence[str]) -> Path:
     """Bring these files, one at least, of a commit to the hub's cache; returns the folder they are in.
 

@@ -45,7 +45,7 @@ def init(
         statistics: instead: file made by `unsee statistics`, of images that no request will ask for
         exemplars: retained images that every request is shown too; they stay there
         revision: branch, tag or commit of a hub name
-        trust_remote_code: run code that the checkpoint brings along
+        trust_remote_code: run code that the checkpoint brings along; each command that loads it is told so anew
         device: where the visual module runs; auto: a GPU where there is one
     """
     refuse_existing(ledger)
@@ -80,9 +80,10 @@ def list_requests(*, ledger: Path) -> None:
     Args:
         ledger: folder that `unsee requests init` wrote
     """
-    opened = _open(ledger)
+    opened = _open(ledger, reading=True)
     from unsee.ledger.requests import figures_of
 
+    opened.refuse_forged()
     entries = opened.store.entries()
     for entry in entries:
         figures = figures_of(opened, entry.id)
@@ -100,6 +101,7 @@ def run(
     most_retained: float | None = None,
     most_heldout: float | None = None,
     most_earlier: float | None = None,
+    trust_remote_code: bool = False,
 ) -> int:
     """Forget all that waits, and verify it. Give it again after an interruption, at any moment: it goes on.
 
@@ -113,6 +115,7 @@ def run(
         most_retained: of parked requests, in place of the ledger's
         most_heldout: of parked requests, in place of the ledger's
         most_earlier: of parked requests, in place of the ledger's
+        trust_remote_code: run code that the model brings along
     """
     given = {
         "most_left": most_left, "most_retained": most_retained, "most_heldout": most_heldout,
@@ -123,10 +126,10 @@ def run(
         raise UnseeError("tolerances are the ledger's, except for requests that were parked: give --parked too.")
     if any(v <= 0 for v in tolerances.values()):
         raise UnseeError("a tolerance must be above 0.")
-    opened = _open(ledger)
+    opened = _open(ledger, trust=trust_remote_code)
     from unsee.ledger import requests
 
-    steady_memory(opened.store.get("model"))
+    steady_memory(opened.model()[0])
     done = requests.run(opened, together, parked, **tolerances)
     for entry in done:
         tell(f"{entry.id}: {entry.state}{_why(opened, entry.id) if entry.state == 'parked' else ''}")
@@ -169,42 +172,52 @@ def release(ids: Ids = (), *, ledger: Path, despite: bool = False) -> None:
         tell("nothing is verified and waits for release")
 
 
-def verify(*, ledger: Path) -> None:
+def verify(*, ledger: Path, trust_remote_code: bool = False) -> int:
     """Measure all requests again at the weights that stand now; figures of features, no language model.
+
+    Exits with 3 where a figure is over its tolerance.
 
     Args:
         ledger: folder that `unsee requests init` wrote
+        trust_remote_code: run code that the model brings along
     """
-    opened = _open(ledger)
-    from unsee.ledger.verify import verify
+    opened = _open(ledger, trust=trust_remote_code)
+    from unsee.ledger.verify import over, verify
 
-    for id, figures in verify(opened).items():
-        tell("  ".join([id, *_told(figures)]))
+    found = verify(opened)
+    tell(*("  ".join([id, *_told(figures)]) for id, figures in found.items()))
+    wrong = {id: over(opened, id, figures) for id, figures in found.items()}
+    said = [f"{id}: {', '.join(ASIDE[name] for name in names)}" for id, names in wrong.items() if names]
+    if said:
+        alarm(*said, "Release none of these; roll them back: unsee requests rollback.", head="over tolerance: ")
+    return NOT_FORGOTTEN if said else 0
 
 
-def rollback(id: tyro.conf.Positional[str], *, ledger: Path) -> int:
+def rollback(id: tyro.conf.Positional[str], *, ledger: Path, trust_remote_code: bool = False) -> int:
     """Take a request back. Later ones are forgotten again, from their images or from statistics alone.
 
     Args:
         id: the request
         ledger: folder that `unsee requests init` wrote
+        trust_remote_code: run code that the model brings along
     """
-    opened = _open(ledger)
+    opened = _open(ledger, trust=trust_remote_code)
     from unsee.ledger.rollback import rollback
 
-    steady_memory(opened.store.get("model"))
+    steady_memory(opened.model()[0])
     before = {e.id for e in opened.store.entries("parked")}
     tell(f"{id}: rolled back; {rollback(opened, id)}")
     return _parked([e.id for e in opened.store.entries("parked") if e.id not in before])
 
 
-def replay(*, ledger: Path) -> int:
+def replay(*, ledger: Path, trust_remote_code: bool = False) -> int:
     """Go on with a rollback that was interrupted: forget again what it put back.
 
     Args:
         ledger: folder that `unsee requests init` wrote
+        trust_remote_code: run code that the model brings along
     """
-    opened = _open(ledger)
+    opened = _open(ledger, trust=trust_remote_code)
     from unsee.ledger.rollback import replay
 
     done = replay(opened)
@@ -221,13 +234,14 @@ def audit(*, ledger: Path, head: str = "") -> None:
         ledger: folder that `unsee requests init` wrote
         head: end of the log as it was noted before, LINE:HASH: tells whether lines are gone from the end since
     """
-    opened = _open(ledger)
-    from unsee.ledger.audit import audit
+    opened = _open(ledger, reading=True)
+    from unsee.ledger.audit import audit, remarks
 
     found, end = audit(opened, head)
     if found:
         raise UnseeError(f"{len(found)} thing(s) are wrong with the ledger '{ledger}':", *(f"  {f}" for f in found))
     tell(f"{ledger}: whole, {len(opened.store.entries())} requests, {len(opened.store.turns())} patches")
+    tell(*(f"to be known: {remark}" for remark in remarks(opened)))
     tell(f"end of the log, to be noted elsewhere: {end}")
 
 
@@ -239,17 +253,17 @@ def export(*, ledger: Path, out: Path) -> None:
         out: new folder for model/, patch/, certificates/ and log.jsonl
     """
     refuse_existing(out)
-    opened = _open(ledger)
+    opened = _open(ledger, reading=True)
     from unsee.ledger.export import export
 
     done = export(opened, out)
     tell(f"{out / 'model'}: the checkpoint without what {len(done)} request(s) asked to forget")
 
 
-def _open(ledger: Path) -> Ledger:
+def _open(ledger: Path, reading: bool = False, trust: bool = False) -> Ledger:
     from unsee.ledger.book import Ledger
 
-    return Ledger(ledger)
+    return Ledger(ledger, reading, trust)
 
 
 def _told(figures: dict[str, float]) -> list[str]:

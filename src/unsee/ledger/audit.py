@@ -1,20 +1,22 @@
-"""What can be checked of a ledger without an image: its log, its patches and their order, state and requests."""
+"""What can be checked of a ledger without an image: its log, and that all else is what the log adds up to."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from torch import Tensor
 
 from unsee.errors import UnseeError
-from unsee.files import sha256
-from unsee.ledger.book import BASE, SHARE, Ledger
-from unsee.ledger.log import Line, faults
-from unsee.ledger.schema import NEXT
-from unsee.ledger.store import HEAD
+from unsee.ledger.book import BASE, HEAD, LOCK, SHARE, STATE, TURNS, WORK, Ledger, place_of
+from unsee.ledger.log import faults
+from unsee.ledger.retold import OLDER, Retold
+from unsee.ledger.rows import differences
+from unsee.ledger.store import FILE
 from unsee.vision.checkpoint import Checkpoint
+from unsee.vision.patch import FILE as PATCH
 
 
 def audit(ledger: Ledger, noted: str = "") -> tuple[list[str], str]:
@@ -23,80 +25,99 @@ def audit(ledger: Ledger, noted: str = "") -> tuple[list[str], str]:
     ``noted``: LINE:HASH of a line, as written down elsewhere before.
     """
     given = _given(noted) if noted else None
-    with ledger.reading():
+    with ledger.reading(), ledger.store.snapshot():
         lines = ledger.store.lines()
         if not lines:
             return ["the log is empty"], ""
-        head = _head(ledger.folder)
+        head = ledger.head()
         found = [*faults(lines, head), *(faults(lines, given) if given else [])]
         if head is None:
             found.append(f"{HEAD} is gone or damaged")
-        for check in (_settings, _requests, _state, _patches):
+        found += ledger.told().found
+        checks: tuple[Callable[[Ledger], Iterable[str]], ...] = (_whole, _rows, _base, _state, _links, _patches)
+        for check in checks:
             try:
-                found += check(ledger, lines)
+                found += check(ledger)
             except UnseeError as error:
                 found.append(str(error))
     return list(dict.fromkeys(found)), f"{lines[-1].number}:{lines[-1].hash}"
 
 
-def _head(folder: Path) -> tuple[int, str] | None:
-    """The last line that was noted beside the database; None: it cannot be read."""
-    try:
-        head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
-        return int(head["line"]), str(head["hash"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def remarks(ledger: Ledger) -> list[str]:
+    """What is not wrong, and whoever relies on the ledger has to know."""
+    lines = ledger.store.lines()
+    found = [f"the log was begun by an older unsee and does not cover {what}" for what in uncovered(ledger.told())]
+    back = [b.number for a, b in pairwise(lines) if b.time < a.time]
+    if back:
+        some = ", ".join(map(str, back[:5]))
+        found.append(f"line(s) {some} are dated before the one before them: a clock was set back")
+    return [*found, *_strays(ledger)]
+
+
+def uncovered(told: Retold) -> list[str]:
+    """Facts that lines of an older unsee leave out."""
+    return [f"{what} ({told.older[fact]} line(s))" for fact, what in OLDER.items() if fact in told.older]
 
 
 def _given(noted: str) -> tuple[int, str]:
     number, _, hash = noted.partition(":")
-    if not number.isdigit() or len(hash) != 64:
+    if not (number.isascii() and number.isdigit() and len(number) < 16) or len(hash) != 64:
         raise UnseeError(f"--head is '{noted}'. Give a line as it was noted, LINE:HASH, such as 12:0f3a….")
     return int(number), hash
 
 
-def _settings(ledger: Ledger, lines: Sequence[Line]) -> Iterator[str]:
-    begun = lines[0].body
-    if begun.get("config") != ledger.store.get("config"):
-        yield "the settings are not those that the log begins with"
-    if not (ledger.folder / BASE).is_file() or sha256(ledger.folder / BASE) != begun.get("state"):
-        yield f"{BASE} is not the state that the log begins with"
+def _whole(ledger: Ledger) -> Iterator[str]:
+    """Pages and indexes of the database: what a search finds is what lies there."""
+    told = [str(row[0]) for row in ledger.store.rows("PRAGMA integrity_check(3)")]
+    if told != ["ok"]:
+        yield f"the database is damaged: {told[0]}"
 
 
-def _requests(ledger: Ledger, lines: Sequence[Line]) -> Iterator[str]:
-    """The database says of each request what its lines in the log add up to."""
-    logged: dict[str, str] = {}
-    for line in lines:
-        if line.request and line.event in NEXT:
-            now = logged.get(line.request)
-            if line.event != "received" if now is None else line.event not in NEXT[now]:
-                yield f"line {line.number} of the log takes request {line.request} from {now} to {line.event}"
-            logged[line.request] = line.event
-    there = {e.id: e.state for e in ledger.store.entries()}
-    for id in sorted(logged.keys() | there.keys()):
-        if logged.get(id) != there.get(id):
-            yield f"request {id} is {there.get(id, 'gone')} in the database and {logged.get(id, 'gone')} in the log"
-    kept = {i.request for i in ledger.store.images() if i.path}
-    for id in sorted(kept):
-        if there.get(id) in ("released", "rejected", "rolled back"):
-            yield f"request {id} is {there[id]}, and the ledger still knows where its images lie"
+def _rows(ledger: Ledger) -> Iterator[str]:
+    return differences(ledger.store, ledger.told())
 
 
-def _state(ledger: Ledger, lines: Sequence[Line]) -> Iterator[str]:
+def _base(ledger: Ledger) -> Iterator[str]:
+    if ledger.base().base != ledger.told().begun.get("base"):
+        yield f"{BASE} is of another model than the log"
+
+
+def _state(ledger: Ledger) -> Iterator[str]:
     ledger.state()
-    kept = [line.body["kept"] for line in lines if "kept" in line.body]
-    wanted = kept[-1] if kept else lines[0].body.get("state")
-    if sha256(ledger.state_file) != wanted:
-        yield "the state is not the one that the log says was kept last"
+    yield from ()
 
 
-def _patches(ledger: Ledger, lines: Sequence[Line]) -> Iterator[str]:
-    shares = {line.body["patch"]: line.body["share"] for line in lines if "share" in line.body}
-    for turn in ledger.store.turns():
-        place = ledger.turn_folder(turn) / SHARE
-        if not place.is_file() or sha256(place) != shares.get(turn):
-            yield f"'{place}' is not the share that the log says was kept with its patch"
+def _links(ledger: Ledger) -> Iterator[str]:
+    """A folder that is a link leads out of the ledger."""
+    rooms = [ledger.folder / TURNS, ledger.folder / STATE, *(ledger.turn_folder(t) for t in ledger.told().stack)]
+    for room in rooms:
+        if room.is_symlink():
+            yield f"'{room}' is a link, and what it leads to may change"
+
+
+def _patches(ledger: Ledger) -> Iterator[str]:
     stacked(ledger, ledger.store.turns())
+    yield from ()
+
+
+def _strays(ledger: Ledger) -> Iterator[str]:
+    """What unsee did not put there, or has not removed yet."""
+    told, folder = ledger.told(), ledger.folder
+    ours = {FILE, f"{FILE}-wal", f"{FILE}-shm", HEAD, BASE, STATE, TURNS, WORK, LOCK}
+    turns = {place_of(told.turn) for told in told.requests.values() if told.turn}
+    rooms = [(folder, ours), (folder / STATE, {told.state_file}), (folder / TURNS, turns)]
+    rooms += [(folder / TURNS / turn, {PATCH, SHARE}) for turn in sorted(turns)]
+    odd = [path for room, known in rooms for path in _entries(room) if path.name not in known]
+    if odd:
+        names = ", ".join(f"'{path.relative_to(folder)}'" for path in odd[:5])
+        yield f"{len(odd)} thing(s) in the folder are not the ledger's, and nothing reads them: {names}"
+
+
+def _entries(room: Path) -> list[Path]:
+    if room.is_symlink() or not room.is_dir():
+        return []
+    with os.scandir(room) as found:
+        return sorted(Path(entry.path) for entry in found)
 
 
 def stacked(ledger: Ledger, turns: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -104,11 +125,11 @@ def stacked(ledger: Ledger, turns: Sequence[str]) -> tuple[dict[str, Tensor], di
 
     UnseeError: a patch is damaged, or does not follow the one before it.
     """
-    checkpoint = Checkpoint.stored(ledger.store.get("model"), ledger.store.get("revision"))
+    checkpoint = Checkpoint.stored(*ledger.model())
     before, after = dict[str, Tensor](), dict[str, Tensor]()
     for turn in turns:
         patch, _ = ledger.turn(turn)
-        for name in patch.tensors.keys() - before.keys():
+        for name in sorted(patch.tensors.keys() - before.keys()):  # a set has another order in each process
             before[name] = after[name] = checkpoint.entry(name).read()
         patch.check(after)
         after |= patch.tensors

@@ -34,7 +34,7 @@ def digest(number: int, time: str, request: str, event: str, body: dict[str, Any
     text = json.dumps(
         [number, time, request, event, body, before], sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()  # strangers' lines hold what UTF-8 lacks
 
 
 def faults(lines: Iterable[Line], noted: tuple[int, str] | None = None) -> list[str]:

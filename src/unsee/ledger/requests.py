@@ -77,14 +77,21 @@ def work_off(ledger: Ledger) -> list[str]:
 def _take_up(ledger: Ledger, tolerances: dict[str, float]) -> None:
     with ledger.store.writing():
         for entry in ledger.store.entries("parked"):
-            ledger.store.move(entry.id, "checked", why="taken up again", tolerances=tolerances)
-            queue(ledger, entry, ledger.store.next_batch(), tolerances)
+            changed = tolerated(entry) | tolerances
+            queue(ledger, entry, ledger.store.next_batch(), changed, why="taken up again", tolerances=tolerances)
 
 
-def queue(ledger: Ledger, entry: Entry, batch: int | None, tolerances: dict[str, float]) -> None:
-    """To be forgotten from the first attempt on; what a person tolerates stays, strengths of attempts do not."""
-    kept = {k: v for k, v in entry.changed.items() if k in gate.TOLERANCES.values()}
-    ledger.store.change(entry.id, attempt=1, changed=kept | tolerances, batch=batch, turn=None)
+def queue(
+    ledger: Ledger, entry: Entry, batch: int | None, changed: dict[str, Any], attempt: int = 1, **body: Any
+) -> None:
+    """To be forgotten, with settings that are its own."""
+    ledger.store.move(entry.id, "checked", batch=batch, changed=changed, attempt=attempt, **body)
+    ledger.store.change(entry.id, attempt=attempt, changed=changed, batch=batch, turn=None)
+
+
+def tolerated(entry: Entry) -> dict[str, float]:
+    """What a person tolerates of a request stays when it is done again, strengths of attempts do not."""
+    return {k: v for k, v in entry.changed.items() if k in gate.TOLERANCES.values()}
 
 
 def _check(ledger: Ledger, together: bool) -> None:
@@ -92,7 +99,6 @@ def _check(ledger: Ledger, together: bool) -> None:
     with ledger.store.writing():
         batch = ledger.store.next_batch()
         for entry in ledger.store.entries("received"):
-            ledger.store.move(entry.id, "checked")
             queue(ledger, entry, batch, {})
             batch += not together
 
@@ -116,11 +122,15 @@ def _next(ledger: Ledger) -> list[Entry]:
 
 def spoilt(ledger: Ledger, entry: Entry) -> str:
     """What is wrong with a request's images; it must name nobody."""
-    for image in ledger.store.images(entry.id):
-        if image.path is None or not image.path.is_file():
-            return "an image is gone"
-        if sha256(image.path) != image.sha256:
-            return "an image is not the one that was given"
+    try:
+        for image in ledger.store.images(entry.id):
+            if image.path is None or not image.path.is_file():
+                return "an image is gone"
+            if sha256(image.path) != image.sha256:
+                return "an image is not the one that was given"
+    except OSError as error:  # not for ever, perhaps
+        why = f"an image of request {entry.id} cannot be read: {error.strerror}. Mend that first."
+        raise UnseeError(why) from error
     return ""
 
 
@@ -163,17 +173,17 @@ def _forget(ledger: Ledger, state: State, batch: list[Entry]) -> None:
     weights = state.weights | result.patch.tensors
     delta = body.delta(weights, list(after.layers))
     figures = measure.figures(freed, body.base, delta, result.left, before, body.look(weights, heldout))
-    share = ledger.put(result.patch, Share(after, taken, len(concepts)))
+    files = ledger.put(result.patch, Share(after, taken, len(concepts)))
     shutil.rmtree(ledger.folder / WORK)
     noted: dict[str, Any] = {
-        "patch": result.patch.id, "share": share, "figures": figures, "config": asdict(config), "steps":
-        len(result.history), "seconds": round(time.perf_counter() - started, 1), "versions": versions(),
+        "patch": result.patch.id, "figures": figures, "config": asdict(config), "steps": len(result.history),
+        "seconds": round(time.perf_counter() - started, 1), "versions": versions(),
         "taken": taken.images if taken else 0, "together": [e.id for e in batch],
     }  # fmt: skip
     with ledger.store.writing():
         for entry in batch:
             ledger.store.change(entry.id, turn=result.patch.id)
-            ledger.store.move(entry.id, "forgotten", attempt=entry.attempt, **noted)
+            ledger.store.move(entry.id, "forgotten", attempt=entry.attempt, **noted, **files)
 
 
 def _work(ledger: Ledger, batch: list[Entry], state: State) -> Path:
@@ -214,8 +224,7 @@ def _judge(ledger: Ledger, state: State, batch: list[Entry]) -> None:
         changed = {k: v for k, v in asdict(stronger).items() if v != getattr(ledger.config, k)}
         with ledger.store.writing():
             for entry in batch:
-                ledger.store.move(entry.id, "checked", why=wrong)
-                ledger.store.change(entry.id, attempt=entry.attempt + 1, changed=changed, turn=None)
+                queue(ledger, entry, entry.batch, changed, entry.attempt + 1, why=wrong)
     else:
         with ledger.store.writing():
             for entry in batch:
@@ -237,8 +246,5 @@ def _stack(ledger: Ledger, state: State, batch: list[Entry], turn: str) -> None:
 
 def figures_of(ledger: Ledger, request: str) -> dict[str, float]:
     """The last that were measured of a request, each; after it was forgotten anew only those measured since."""
-    found: dict[str, float] = {}
-    for line in ledger.store.lines(request):
-        found = {} if line.event in ("forgotten", "replayed") else found
-        found |= line.body.get("figures", {})
-    return found
+    told = ledger.told().requests.get(request)
+    return dict(told.figures) if told else {}

@@ -10,7 +10,7 @@ from unsee.ledger import gate, measure
 from unsee.ledger import state as states
 from unsee.ledger.book import Ledger, versions
 from unsee.ledger.refit import refit
-from unsee.ledger.requests import queue, spoilt, work_off
+from unsee.ledger.requests import queue, spoilt, tolerated, work_off
 from unsee.ledger.state import State
 from unsee.ledger.store import Entry
 from unsee.vision.patch import Patch
@@ -64,14 +64,13 @@ def _put_back(ledger: Ledger, entry: Entry, dropped: Sequence[str], later: Seque
         ledger.store.put("state", kept["file"])
         _drop(ledger, entry, kept=kept["sha256"])
         for other in later:
-            ledger.store.move(other.id, "checked", why=f"request {entry.id} was rolled back")
-            queue(ledger, other, other.batch, {})
+            queue(ledger, other, other.batch, tolerated(other), why=f"request {entry.id} was rolled back")
 
 
 def _refit(ledger: Ledger, entry: Entry, turns: Sequence[str], place: int, later: Sequence[Entry]) -> None:
     """Later turns in closed form, all of them in one transaction or none."""
     state, old = ledger.fold(turns[:place]), ledger.fold(turns[: place + 1])
-    wanted, done = state.settled, list[tuple[str, Patch, str]]()
+    wanted, done = state.settled, list[tuple[str, Patch, dict[str, str]]]()
     for turn in turns[place + 1 :]:
         patch, share = ledger.turn(turn)
         old = ledger.stood(old, patch, share)
@@ -92,8 +91,8 @@ def _refit(ledger: Ledger, entry: Entry, turns: Sequence[str], place: int, later
             ledger.store.unstack(turn)
         ledger.store.put("state", kept["file"])
         _drop(ledger, entry, kept=kept["sha256"])
-        for turn, new, hash in done:
-            _restack(ledger, [e for e in later if e.turn == turn], new, hash, figures)
+        for turn, new, files in done:
+            _restack(ledger, [e for e in later if e.turn == turn], new, files, figures)
 
 
 def _figures(ledger: Ledger, state: State, wanted: Settled) -> dict[str, float]:
@@ -108,10 +107,12 @@ def _figures(ledger: Ledger, state: State, wanted: Settled) -> dict[str, float]:
     }
 
 
-def _restack(ledger: Ledger, entries: Sequence[Entry], new: Patch, share: str, figures: dict[str, float]) -> None:
+def _restack(
+    ledger: Ledger, entries: Sequence[Entry], new: Patch, files: dict[str, str], figures: dict[str, float]
+) -> None:
     store, ids = ledger.store, [e.id for e in entries]
     store.stack(new.id)
     store.take([i.sha256 for id in ids for i in store.images(id)], new.id)
     for id in ids:
         store.change(id, turn=new.id)
-        store.note(id, "replayed", patch=new.id, share=share, figures=figures, together=ids, versions=versions())
+        store.note(id, "replayed", patch=new.id, **files, figures=figures, together=ids, versions=versions())

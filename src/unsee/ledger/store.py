@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,11 @@ from typing import Any
 
 from unsee.errors import UnseeError
 from unsee.files import Unwritten, flush, new_file
+from unsee.ledger import schema
+from unsee.ledger.facts import SECRET, seal_images, seal_paths
 from unsee.ledger.log import Line
-from unsee.ledger.schema import NEXT, clear, connect, migrate
+from unsee.ledger.schema import LINE_CAP, NEXT, ROW_CAP, Kinds, clear, connect, connect_reading, migrate
+from unsee.untrusted import parse_json
 
 FILE, HEAD = "ledger.db", "head.json"
 
@@ -47,17 +51,21 @@ class Image:
 class Store:
     """Reads at any time; writes within ``writing`` only, all of a block or nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reading: bool = False) -> None:
         self.folder, self.path = folder, folder / FILE
-        if not self.path.is_file():
+        if not os.path.lexists(self.path):
             raise UnseeError(f"'{folder}' is no ledger. Make one: unsee requests init --ledger {folder} …")
         with clear(self.path):
-            self.db = connect(self.path)
-            migrate(self.db, self.path)
+            self.db = (connect_reading if reading else connect)(self.path)
+            self._begin = schema.hurry(self.db)
+            if not reading:
+                migrate(self.db, self.path)
+            schema.refuse_foreign(self.db, self.path)
 
     @classmethod
     def create(cls, folder: Path) -> Store:
-        """A new database in ``folder``, which is there."""
+        """A new database in ``folder``, which is there. Nobody else may read it: it holds paths."""
+        os.close(os.open(folder / FILE, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with clear(folder / FILE):
             db = connect(folder / FILE)
             db.execute("PRAGMA journal_mode = WAL")
@@ -92,9 +100,38 @@ class Store:
             flush(file)
             self.db.execute("COMMIT")
 
-    def rows(self, sql: str, *given: Any) -> list[sqlite3.Row]:
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Within: what is read is of one moment, whatever another process writes."""
+        if self.db.in_transaction:
+            yield
+            return
         with clear(self.path):
-            return self.db.execute(sql, given).fetchall()
+            self.db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.db.execute("ROLLBACK")
+
+    def rows(self, sql: str, *given: Any) -> list[Any]:
+        with clear(self.path):
+            self._begin()
+            found = self.db.execute(sql, given).fetchmany(ROW_CAP + 1)
+        if len(found) > ROW_CAP:
+            raise UnseeError(f"a table of '{self.path}' has more than {ROW_CAP:,} rows, the most that is read.")
+        return found
+
+    def table(self, name: str, kinds: Kinds, rest: str = "", *given: Any) -> list[Any]:
+        """Columns ``kinds`` of a table. UnseeError: one holds what unsee does not write."""
+        found = self.rows(f"SELECT {', '.join(kinds)} FROM {name} {rest}", *given)
+        for row in found:
+            for (column, kind), value in zip(kinds.items(), row, strict=True):
+                if not kind(value):
+                    raise UnseeError(
+                        f"the table {name} of '{self.path}' holds {repr(value)[:60]} as a {column}, which unsee never "
+                        f"writes. Restore it from a copy."
+                    )
+        return found
 
     def write(self, sql: str, *given: Any) -> None:
         self.db.execute(sql, given)
@@ -105,10 +142,23 @@ class Store:
         self.write("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, json.dumps(value))
 
     def get(self, name: str) -> Any:
-        found = self.rows("SELECT value FROM settings WHERE name = ?", name)
+        found = self.table("settings", schema.SETTINGS, "WHERE name = ?", name)
         if not found:
             raise UnseeError(f"the ledger's database '{self.path}' lacks '{name}'. Restore it from a copy.")
-        return json.loads(found[0][0])
+        return self.parsed(found[0][1], name)
+
+    def parsed(self, text: str, what: str) -> Any:
+        """JSON as it was written, to the letter."""
+        try:
+            found = parse_json(text)
+            if json.dumps(found) == text:
+                return found
+        except ValueError:
+            pass
+        raise UnseeError(f"'{what}' in the ledger's database '{self.path}' was written by something else than unsee.")
+
+    def drop(self, name: str) -> None:
+        self.write("DELETE FROM settings WHERE name = ?", name)
 
     # The log
 
@@ -127,10 +177,13 @@ class Store:
 
     def lines(self, request: str = "") -> list[Line]:
         """All, or those about one request."""
-        return self._lines("WHERE ? IN (request, '') ORDER BY number", request)
+        found = self._lines(f"WHERE ? IN (request, '') ORDER BY number LIMIT {LINE_CAP + 1}", request)
+        if len(found) > LINE_CAP:
+            raise UnseeError(f"the log of '{self.path}' has more than {LINE_CAP:,} lines, the most that is read.")
+        return found
 
     def _lines(self, rest: str, *given: Any) -> list[Line]:
-        rows = self.rows(f"SELECT number, time, request, event, body, before, hash FROM log {rest}", *given)
+        rows = self.table("log", schema.LOG, rest, *given)
         return [Line(r[0], r[1], r[2], r[3], _body(r[4]), r[5], r[6]) for r in rows]
 
     # Requests
@@ -140,14 +193,17 @@ class Store:
         id, (place,) = secrets.token_hex(4), self.rows("SELECT COALESCE(MAX(place), 0) + 1 FROM requests")[0]
         self.write("INSERT INTO requests (id, place, state) VALUES (?, ?, 'received')", id, place)
         for concept, sha256, path in images:
-            self.write("INSERT INTO images VALUES (?, ?, ?, ?)", id, concept, sha256, str(path))
-        self.note(id, "received", images=len(images), concepts=len({c for c, _, _ in images}))
+            self.write("INSERT INTO images VALUES (?, ?, ?, ?)", id, concept, sha256, _written(path))
+        secret = secrets.token_hex(16)
+        self.put(f"{SECRET}{id}", secret)
+        facts = seal_images([(concept, sha256) for concept, sha256, _ in images])
+        self.note(id, "received", **facts, paths=seal_paths(secret, [path for _, _, path in images]))
         return id
 
     def entries(self, *states: str) -> list[Entry]:
         """Requests in the order they came, or only those in one of ``states``."""
-        rows = self.rows("SELECT id, place, state, attempt, changed, batch, turn FROM requests ORDER BY place")
-        found = [Entry(r[0], r[1], r[2], r[3], json.loads(r[4]), r[5], r[6]) for r in rows]
+        rows = self.table("requests", schema.REQUESTS, "ORDER BY place")
+        found = [Entry(r[0], r[1], r[2], r[3], self.parsed(r[4], "changed"), r[5], r[6]) for r in rows]
         return [e for e in found if not states or e.state in states]
 
     def entry(self, id: str) -> Entry:
@@ -175,10 +231,8 @@ class Store:
 
     def images(self, request: str = "") -> list[Image]:
         """Of one request, or of all."""
-        rows = self.rows(
-            "SELECT request, concept, sha256, path FROM images WHERE ? IN (request, '') ORDER BY rowid", request
-        )
-        return [Image(r[0], r[1], r[2], Path(r[3]) if r[3] else None) for r in rows]
+        rows = self.table("images", schema.IMAGES, "WHERE ? IN (request, '') ORDER BY rowid", request)
+        return [Image(r[0], r[1], r[2], Path(os.fsdecode(r[3])) if r[3] else None) for r in rows]
 
     def next_batch(self) -> int:
         return int(self.rows("SELECT COALESCE(MAX(batch), 0) + 1 FROM requests")[0][0])
@@ -186,6 +240,7 @@ class Store:
     def let_go(self, request: str) -> None:
         """Drop where the images of a request lie; their hashes stay. What was deleted is overwritten on disk."""
         self.write("UPDATE images SET path = NULL WHERE request = ?", request)
+        self.drop(f"{SECRET}{request}")
 
     def tidy(self) -> None:
         """Bring the write-ahead log, which may hold what was dropped, into the database and empty it."""
@@ -201,7 +256,7 @@ class Store:
 
     def turns(self) -> list[str]:
         """The patches that lie on the base, in their order."""
-        return [r[0] for r in self.rows("SELECT id FROM turns ORDER BY place")]
+        return [r[1] for r in self.table("turns", schema.TURNS, "ORDER BY place")]
 
     def stack(self, turn: str) -> None:
         self.write("INSERT INTO turns VALUES ((SELECT COALESCE(MAX(place), 0) + 1 FROM turns), ?)", turn)
@@ -217,15 +272,26 @@ class Store:
 
     def retained(self) -> set[str]:
         """Those that are in the sums now."""
-        return {r[0] for r in self.rows("SELECT sha256 FROM retained WHERE turn IS NULL")}
+        return {r[0] for r in self.table("retained", schema.RETAINED, "WHERE turn IS NULL")}
 
     def take(self, hashes: Sequence[str], turn: str) -> None:
         self.db.executemany("UPDATE retained SET turn = ? WHERE sha256 = ?", [(turn, h) for h in hashes])
 
 
 def _body(text: str) -> dict[str, Any]:
+    """A line's body; of one that is not as it was written, what no hash is of."""
     try:
-        found = json.loads(text)
+        found = parse_json(text)
+        if isinstance(found, dict) and json.dumps(found, sort_keys=True) == text:
+            return found
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"unreadable": text}
+        pass
+    return {"unreadable": text}
+
+
+def _written(path: Path) -> str | bytes:
+    """Bytes where a name is not UTF-8, which SQLite's text has to be."""
+    try:
+        return f"{path}".encode().decode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)

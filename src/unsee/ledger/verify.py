@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from unsee import prepare
 from unsee.concepts import Concept, ImageRef, Request
-from unsee.ledger import measure
+from unsee.ledger import gate, measure
 from unsee.ledger import state as states
-from unsee.ledger.book import BASE, Ledger
+from unsee.ledger.book import Ledger
 from unsee.ledger.requests import concepts_of, exemplars, spoilt
 from unsee.ledger.state import State
 from unsee.ledger.store import Entry
@@ -20,7 +20,7 @@ def verify(ledger: Ledger) -> dict[str, dict[str, float]]:
     """
     with ledger.alone():
         shown, heldout = measure.split(ledger.neutral())
-        head, state, found = ledger.state(), State.load(ledger.folder / BASE), dict[str, dict[str, float]]()
+        head, state, found = ledger.state(), ledger.base(), dict[str, dict[str, float]]()
         common = _common(ledger, head, heldout)
         for turn in ledger.store.turns():
             patch, share = ledger.turn(turn)
@@ -35,6 +35,12 @@ def verify(ledger: Ledger) -> dict[str, dict[str, float]]:
             for id, figures in found.items():
                 ledger.store.note(id, "measured", figures=figures)
     return found
+
+
+def over(ledger: Ledger, request: str, figures: dict[str, float]) -> list[str]:
+    """Those of ``figures`` that are over their tolerance; what could not be measured is not."""
+    config = ledger.config_of(ledger.store.entry(request))
+    return [name for name in gate.failed(figures, config) if name in figures]
 
 
 def _common(ledger: Ledger, head: State, heldout: list[ImageRef]) -> dict[str, float]:
