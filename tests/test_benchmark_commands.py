@@ -14,6 +14,7 @@ import pytest
 
 from unsee.cli import main
 from unsee.data.export import export
+from unsee.errors import NOT_FORGOTTEN
 from unsee.evaluation.engine import Batched
 
 ROOT = Path(__file__).parent.parent
@@ -125,10 +126,56 @@ def test_a_recipe_runs_to_its_end(tmp_path, checkpoints, recipe):
     commands = commands_of(ROOT / "recipes" / f"{recipe}.sh", tmp_path / "bin", variables)
     assert [c[0] for c in commands].count("evaluate") == 2
     for command in commands:
-        assert main(command) == 0, command
+        assert main(command) in ((0, NOT_FORGOTTEN) if command[0] == "forget" else (0,)), command
     for protocol in ("official", "strict"):
         metrics = json.loads((tmp_path / "out" / protocol / "metrics.json").read_text())
         assert set(metrics["models"]) == {"model", "vanilla", "gold"}
+
+
+OUTPUTS = ["images", "vanilla", "gold", "run", "unsee", "official", "strict"]
+
+
+@pytest.mark.parametrize("stopped", OUTPUTS)
+def test_an_interrupted_recipe_makes_only_what_is_not_there(tmp_path, stopped):
+    """By an ``unsee`` that only makes its output: as a real one, when it is done; it is killed once, at ``stopped``."""
+    pretend(
+        tmp_path / "bin",
+        f"""case "$out" in */{stopped}) [ -e "$0.killed" ] || {{ : > "$0.killed"; exit 130; }};; esac
+mkdir "$out"
+case "$1" in forget) exit 3;; esac""",
+    )
+    assert follow(tmp_path).returncode == 130
+    assert follow(tmp_path).returncode == 0
+    begun = [Path(line).name for line in (tmp_path / "bin" / "told").read_text().splitlines()]
+    place = OUTPUTS.index(stopped)
+    assert begun == [*OUTPUTS[:place], stopped, *OUTPUTS[place:]]
+    assert follow(tmp_path).returncode == 0 and {p.name for p in (tmp_path / "out").iterdir()} == {*OUTPUTS, "given"}
+    other = follow(tmp_path, TEACH="--steps 2")
+    assert other.returncode == 2 and "was begun with" in other.stderr and other.stderr.count("\n") == 1
+
+
+def test_a_recipe_ends_where_a_step_fails(tmp_path):
+    pretend(tmp_path / "bin", 'case "$1" in forget) exit 2;; esac\nmkdir "$out"')
+    assert follow(tmp_path).returncode == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"given", "images", "vanilla", "gold"}
+
+
+def pretend(folder: Path, doing: str) -> None:
+    """An ``unsee`` for a script to call, which notes each output asked for and then does as is said here."""
+    folder.mkdir()
+    (folder / "unsee").write_text(f"""#!/bin/sh
+[ "$2" = check ] && exit 0
+for out; do :; done
+echo "$out" >> {folder}/told
+{doing}
+""")
+    (folder / "unsee").chmod(0o755)
+
+
+def follow(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    path = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "OUT": f"{folder / 'out'}", "DATA": "d", "MODEL": "m"}
+    script = ROOT / "recipes" / "mllmu-qwen2-vl-7b.sh"
+    return subprocess.run(["sh", f"{script}"], env=os.environ | path | variables, capture_output=True, text=True)
 
 
 def commands_of(script: Path, folder: Path, variables: dict[str, str]) -> list[list[str]]:
