@@ -9,7 +9,7 @@ from tests.fuzz_targets import TARGETS
 
 from unsee.errors import UnseeError
 
-SECONDS = 2.0  # for each target, whatever the machine
+SECONDS = 1.0  # for each target, whatever the machine
 
 
 def spoilt(seed: bytes, rng: random.Random) -> bytes:
