@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.exports import FILE, change, copy, made
 
 from unsee.data.check import check
-from unsee.data.sources import SOURCES
+from unsee.data.parquet import Source
+from unsee.data.sources import SOURCES, open_benchmark
 from unsee.errors import UnseeError
 
 FORMATS = sorted(SOURCES)
@@ -149,6 +154,143 @@ def test_planted_faults_are_found(tmp_path, name, plants) -> None:
     for _, config, said in plants:
         assert [f for f in report.findings if f.config == config and said in f.what], "\n".join(report.lines())
     assert all(f.todo for f in report.findings) and report.lines()[-1] == f"{len(report.findings)} finding(s)"
+
+
+def part(names: list[str]) -> Callable[[Path], None]:
+    """Puts a config's file in place of parts by these names."""
+
+    def edit(folder: Path) -> None:
+        whole = (folder / FILE).read_bytes()
+        (folder / FILE).unlink()
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(whole)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train-00000-of-00002.parquet"], "1 of 2 parts are missing: 1"),
+        (["train-00001-of-00002.parquet"], "1 of 2 parts are missing: 0"),
+        (["train-00003-of-00099.parquet"], "98 of 99 parts are missing: 0, 1, 2, 4, 5 …"),
+        (["train-00000-of-00002-0a1b2c3d4e5f6789.parquet"], "1 of 2 parts are missing: 1"),
+        (["train/0001.parquet"], "1 of 2 parts are missing: 0"),
+        (["train/0000.parquet", "train/0002.parquet"], "1 of 3 parts are missing: 1"),
+        ([FILE, "train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], "different downloads"),
+        ([FILE, "train-00000-of-00001-0a1b2c3d4e5f6789.parquet"], "part 0 is there twice"),
+        ([FILE, "train.parquet"], "train.parquet lies beside numbered parts"),
+        (["train-00005-of-00002.parquet"], "part 5 is more than the 2 there are"),
+        (["train-00000-of-99999999999.parquet"], "parts are missing: 1, 2, 3, 4, 5 …"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mllmu", "clear"])
+def test_half_a_download_is_told_by_the_numbers_in_names(tmp_path, name, names, said) -> None:
+    config = {"mllmu": "Test_Set", "clear": "real_faces"}[name]
+    source = tmp_path / config
+    source.mkdir()
+    shutil.copy(made(name)[0] / config / FILE, source)
+    part(names)(source)
+    opened = Source(name, str(tmp_path))
+    assert opened.table(config) is None
+    assert any(said in finding.what and not finding.minor for finding in opened.findings), list(opened.findings)
+
+
+def test_half_a_download_is_not_evaluated(tmp_path) -> None:
+    folder = copy("mllmu", tmp_path / "bench")
+    part(["train-00000-of-00002.parquet"])(folder / "Retain_Set")
+    assert "Retain_Set: 1 of 2 parts are missing: 1. Download it again." in "\n".join(check(folder).lines())
+    with pytest.raises(UnseeError, match="1 of 2 parts are missing"):
+        open_benchmark("mllmu", str(folder), "forget_10")
+
+
+@pytest.mark.parametrize("names", [["train-00000-of-00001.parquet"], ["0000.parquet"], ["train/0000.parquet"]])
+def test_whole_downloads_in_every_layout_are_whole(tmp_path, names) -> None:
+    (tmp_path / "Test_Set").mkdir()
+    shutil.copy(made("mllmu")[0] / "Test_Set" / FILE, tmp_path / "Test_Set")
+    part(names)(tmp_path / "Test_Set")
+    opened = Source("mllmu", str(tmp_path))
+    assert opened.table("Test_Set") is not None and not opened.findings
+
+
+def table_of(place: Path, table: pa.Table) -> Source:
+    """A benchmark of one config with this table."""
+    (place / "Full_Set").mkdir(parents=True)
+    pq.write_table(table.replace_schema_metadata(), place / "Full_Set" / FILE, store_schema=False)
+    return Source("mllmu", str(place))
+
+
+def test_a_note_of_a_newer_datasets_does_not_hide_the_table(tmp_path) -> None:
+    folder = copy("mllmu", tmp_path / "bench")
+    path = folder / "Full_Set" / FILE
+    table = pq.read_table(path)
+    for old, new in ((b'"Value"', b'"Newer"'), (b'"Image"', b'"Picture"'), (b"{", b"[")):
+        note = table.schema.metadata[b"huggingface"].replace(old, new, 1)
+        pq.write_table(table.replace_schema_metadata({b"huggingface": note}), path)
+        opened = Source("mllmu", str(folder))
+        read = opened.table("Full_Set")
+        assert read is not None and read.kinds["image"] == "image" and len(read) == 20, opened.findings
+    assert check(folder).lines()[-1] == "nothing wrong was found"
+
+
+def test_a_picture_that_is_only_a_name_is_called_so(tmp_path) -> None:
+    folder = copy("mllmu", tmp_path / "bench")
+    change(folder, "forget_5", lambda rows: rows[0].update(image={"bytes": None, "path": "images/\x1b[2J0.jpg"}))
+    found = "\n".join(check(folder).lines())
+    assert r"forget_5, row 1: the column 'image' has the name of a file, images/\x1b[2J0.jpg, and no image" in found
+    assert "not a JPEG" not in found
+    with pytest.raises(UnseeError, match="and no image. Download it with its images"):
+        open_benchmark("mllmu", str(folder), "forget_5")
+
+
+def nested(depth: int) -> pa.Table:
+    kind: pa.DataType = pa.int32()
+    for _ in range(depth):
+        kind = pa.list_(kind)
+    return pa.table({"ID": pa.array([None], kind)})
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"ID": pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), ["x" * 100_000])}),
+        pa.table({"ID": pa.nulls(5_000_000)}),
+        pa.table({f"c{i}": [1] for i in range(2000)}),
+        nested(3000),
+    ],
+    ids=["equal cells", "rows", "columns", "nested"],
+)
+def test_tables_that_ask_for_much_are_refused_in_one_line(tmp_path, table) -> None:
+    source = table_of(tmp_path, table)
+    assert (tmp_path / "Full_Set" / FILE).stat().st_size < 4_000_000
+    assert source.table("Full_Set") is None
+    (finding,) = source.findings
+    assert re.search("cannot be read|unpacked it is over|more than any benchmark", finding.what), finding
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path) -> None:
+    for name in ("pipe", "cut", "lfs", "text", "gone"):
+        (tmp_path / name / "Full_Set").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipe" / "Full_Set" / FILE)
+    whole = (made("mllmu")[0] / "Full_Set" / FILE).read_bytes()
+    (tmp_path / "cut" / "Full_Set" / FILE).write_bytes(whole[:500] + whole[700:])
+    (tmp_path / "lfs" / "Full_Set" / FILE).write_text("version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "text" / "Full_Set" / FILE).write_bytes(b"\xff" * 100)
+    (tmp_path / "gone" / "Full_Set" / FILE).symlink_to("nowhere")
+    said = {"pipe": "not a regular file", "lfs": "pointer of Git LFS", "gone": "No such file"}
+    for name in ("pipe", "cut", "lfs", "text", "gone"):
+        source = Source("mllmu", str(tmp_path / name))
+        assert source.table("Full_Set") is None
+        assert said.get(name, "cannot be read") in str(next(iter(source.findings)))
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "[1," * 200 + "]" * 200, "(" * 300 + ")" * 300, "9" * 300_000])
+def test_cells_that_are_deep_or_long_hold_no_json(tmp_path, value) -> None:
+    source = Source("umu", str(tmp_path))
+    assert source.parsed("Full_Set", 1, "Cloze", value) is None
+    (finding,) = source.findings
+    assert len(str(finding)) < 1100
 
 
 def test_one_image_of_two_people(tmp_path) -> None:

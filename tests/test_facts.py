@@ -1,6 +1,7 @@
 """A table and a recipe become questions; the phrasing of the test is never trained on."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from unsee.concepts import UNKNOWN
 from unsee.data.facts import fact_questions, load_recipe, questions_from_table, text_questions
 from unsee.data.folder import read_folder
 from unsee.data.questions import write_questions
+from unsee.data.study import FolderStudy
 from unsee.errors import UnseeError
 
 FLAGS = Path(__file__).parents[1] / "recipes" / "flags.yaml"
@@ -142,6 +144,33 @@ def test_what_is_no_recipe_is_refused(tmp_path, text):
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(UnseeError):
         load_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: &a [1]\nb: *a", "[" * 5000, "a: !!python/object/apply:os.system [ls]", "\x01"])
+def test_a_recipe_runs_nothing_and_is_plain(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UnseeError, match="is not YAML"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_a_table_with_other_signs_than_commas_is_called_so_once(recipe, source, table, sign):
+    table.write_text(TABLE.replace(",", sign))
+    with pytest.raises(UnseeError, match="the cells are not parted by commas") as error:
+        questions_from_table(table, recipe, source.concepts, "train")
+    assert "\n" not in str(error.value)
+
+
+def test_a_study_is_refused_where_its_tables_do_not_fit(recipe, source, table, tmp_path):
+    for part in ("train", "test", "neutral"):
+        shutil.copytree(source.root, tmp_path / "study" / part)
+    shutil.rmtree(tmp_path / "study" / "test" / "bob")
+    study = FolderStudy(tmp_path / "study", table, tmp_path / "recipe.yaml", held_out=0)
+    with pytest.raises(UnseeError, match="no images of 1 concept"):
+        study.questions(["ada", "bob"], 2)
+    table.write_text(TABLE.replace("id,", "name_of,"))
+    with pytest.raises(UnseeError, match="no column 'id'"):
+        FolderStudy(tmp_path / "study", table, tmp_path / "recipe.yaml")
 
 
 @pytest.mark.parametrize("form", ["image", "text"])

@@ -1,6 +1,8 @@
 """A folder is read completely and in order, or refused with the whole list of what is wrong."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -56,14 +58,110 @@ def test_other_files_are_ignored_and_those_of_concepts_are_listed(root):
         (root / "ada" / name).write_text("no image")
     source = read_folder(root)
     assert list(ids(source)) == ["ada", "bob"]
-    assert [path.name for path in source.ignored] == ["._1.png", "notes.txt"]
+    assert [path.name for path in source.ignored] == ["notes.txt"]
+    assert [concept.unread for concept in source.concepts] == [((".txt", 1),), ()]
 
 
-def test_names_may_be_unicode_but_not_control_characters(root):
-    picture(root / "Zoë Straße" / "été.png")
-    assert "Zoë Straße" in ids(read_folder(root))
-    picture(root / "a\nb" / "1.png")
-    assert r"'a\nb' has control characters" in refused(root)
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints", "#recycle"])
+def test_what_other_systems_leave_behind_is_no_concept_and_no_picture(root, name):
+    picture(root / name / "ada" / "1.png")
+    picture(root / name / "1.png")
+    picture(root / "ada" / name / "1.png")
+    for left in ("Thumbs.db", "desktop.ini", "._1.png", "1.png@SynoEAStream"):
+        (root / "ada" / left).write_bytes(b"\0\5\x16\7")
+        (root / left).write_bytes(b"\0\5\x16\7")
+    source = read_folder(root)
+    assert ids(source)["ada"] == ["ada/1.png", "ada/2.png", "ada/3.JPG"]
+    assert list(ids(source)) == ["ada", "bob"] and source.ignored == ()
+
+
+def test_a_folder_of_what_they_leave_behind_alone_has_no_concept(tmp_path):
+    picture(tmp_path / "__MACOSX" / "ada" / "._1.png")
+    assert "has no concept folder" in (message := refused(tmp_path)) and "did you mean" not in message
+
+
+def test_every_picture_of_a_concept_is_read_and_the_rest_is_counted(root):
+    for suffix, format in (("jfif", "JPEG"), ("jpe", "JPEG"), ("TIF", "TIFF"), ("bmp", "BMP"), ("avif", "AVIF")):
+        Image.new("RGB", (8, 8), "blue").save(root / "bob" / f"x.{suffix}", format)
+    Image.new("RGB", (8, 8), "blue").save(root / "bob" / "IMG_1", "JPEG")
+    Image.new("RGB", (8, 8), "blue").save(root / "bob" / "y.jpg_large", "PNG")
+    Image.new("RGB", (8, 8), "blue").save(root / "bob" / "raw.nef", "TIFF")  # which would be its thumbnail
+    for name in ("a.jxl", "b.jxl", "c.svg", "d"):
+        (root / "bob" / name).write_bytes(b"\xff\x0a")
+    (root / "bob" / "gone.mp4").symlink_to("nowhere")
+    source = read_folder(root)
+    more = ["IMG_1", "x.TIF", "x.avif", "x.bmp", "x.jfif", "x.jpe", "y.jpg_large"]
+    assert ids(source)["bob"] == [f"bob/{name}" for name in ["1.png", "2.png", "3.JPG", *more]]
+    counts = ((".jxl", 2), (".mp4", 1), (".nef", 1), (".svg", 1), ("no suffix", 1))
+    assert source.concepts[1].unread == counts and source.concepts[0].unread == ()
+
+
+def test_folders_within_a_concept_are_read_after_its_own_images(root, tmp_path):
+    for name in ("2024/1.png", "2023/b/1.png", "2023/1.png"):
+        picture(root / "ada" / name)
+    picture(tmp_path / "other" / "1.png")
+    (root / "ada" / "link").symlink_to(tmp_path / "other")
+    source = read_folder(root)
+    inner = ["ada/2023/1.png", "ada/2023/b/1.png", "ada/2024/1.png"]
+    assert ids(source)["ada"] == ["ada/1.png", "ada/2.png", "ada/3.JPG", *inner]
+    assert source.concepts[0].unread == (("no suffix", 1),)
+    ask(root, QUESTION | {"image": "2023/1.png", "split": "test"})
+    assert [q.image.id for q in read_folder(root).questions("test")] == ["ada/2023/1.png"]
+
+
+def test_images_left_out_are_counted_with_their_concept(root):
+    (root / "ada" / "1.png").write_text("text")
+    source = read_folder(root, on_bad="skip")
+    assert [concept.unread for concept in source.concepts] == [((".png", 1),), ()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "Zoë Straße",
+            "山田　太郎",
+            "a\u00a0b",
+            "\u200dक\u094d\u200dष",
+            "🫩🧑\u200d🚒",
+            "می\u200cخواهم",
+            "Smith, John",
+        ),
+        *("Smith, John", "Jose\u0301", "  blanks  ", "=1+1", "{{7*7}}", "--out"),
+    ],
+)
+def test_names_in_all_scripts_are_taken(root, name):
+    picture(root / name / "été.png")
+    assert ids(read_folder(root))[name] == [f"{name}/été.png"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "a\u202eb", "a\u2028b", "\x9b1m", b"m\xfcller"])
+def test_folder_names_that_a_terminal_would_misread_are_refused(root, name):
+    picture(Path(os.fsdecode(os.fsencode(root) + b"/" + os.fsencode(name))) / "1.png")
+    message = refused(root)
+    assert "has control or direction characters" in message and message.isprintable()
+
+
+def test_file_names_that_are_not_utf8_are_refused_before_any_work_or_skipped(root):
+    picture(Path(os.fsdecode(os.fsencode(root / "ada") + b"/Jos\xe9.jpg")))
+    (root / "ada" / os.fsdecode(b"m\xfcller.txt")).touch()
+    message = refused(root)
+    assert r"ada/Jos\udce9.jpg: its name is not UTF-8; rename it" in message and "1 unreadable" in message
+    source = read_folder(root, on_bad="skip")
+    assert len(ids(source)["ada"]) == 3 and len(source.rejected) == 1
+    assert dict(source.concepts[0].unread) == {".jpg": 1, ".txt": 1}
+
+
+def test_control_characters_of_file_names_stay_out_of_ids_and_messages(root):
+    picture(root / "ada" / "x\x1b[2J\nerror: all is well.png")
+    assert r"ada/x\x1b[2J\nerror: all is well.png" in ids(read_folder(root))["ada"]
+    (root / "ada" / "y\x1b[2J\r.png").write_text("text")
+    assert r"ada/y\x1b[2J\r.png: not a JPEG" in refused(root) and "\x1b" not in refused(root)
+
+
+def test_pictures_know_whether_they_are_the_same(root):
+    one, two, three = read_folder(root).concepts[0].images
+    assert one.digest == two.digest != "" and three.digest != one.digest
 
 
 def test_no_such_folder_a_file_and_an_empty_folder(tmp_path):
@@ -83,10 +181,12 @@ def test_empty_concept_folders_are_refused(root):
     (root / "cy").mkdir()
     (root / "di").mkdir()
     assert "no image in 2 concept folder(s): cy, di. Fill or delete it." in refused(root)
+    (root / "cy" / "1.jxl").touch()
+    assert "There are only files that are not read: .jxl (1). Fill or delete it." in refused(root)
 
 
 def test_a_folder_of_splits_is_pointed_into(root):
-    assert f"{root} holds folders: did you mean that one?" in refused(root.parent)
+    assert f"{root} holds folders of images: did you mean that one?" in refused(root.parent)
 
 
 def test_all_bad_images_are_listed_or_skipped(root):
@@ -117,51 +217,27 @@ def test_links_may_not_leave_the_folder(root, tmp_path):
     assert "ada/4.png" not in ids(read_folder(root, on_bad="skip"))["ada"]
 
 
+def test_a_concept_folder_may_not_be_a_link_that_leaves(root, tmp_path):
+    picture(tmp_path / "other" / "1.png")
+    (root / "zed").symlink_to(tmp_path / "other")
+    assert "zed is a link that leaves" in refused(root)
+    assert "zed is a link that leaves" in refused(root, on_bad="skip")
+    (root / "zed").unlink()
+    (root / "zed").symlink_to(root)
+    assert "no image in 1 concept folder(s): zed" in refused(root)
+
+
 def test_a_linked_root_and_links_within_are_fine(root, tmp_path):
     (root / "ada" / "4.png").symlink_to(root / "bob" / "1.png")
     (tmp_path / "link").symlink_to(root)
     assert len(ids(read_folder(tmp_path / "link"))["ada"]) == 4
 
 
+@pytest.mark.parametrize("text", [b"file_name;text\nada/1.png;a\n", b"file_name\nnot/there.png\n", b"\xff\xfe\0", b"{"])
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-def test_metadata_is_kept_by_file_name(root, name):
-    csv = "\ufefffile_name,hair\nada/1.png,red\n./bob/2.png,\n"
-    jsonl = '{"file_name": "ada/1.png", "hair": "red"}\n\n{"file_name": "./bob/2.png", "hair": ""}'
-    (root / name).write_text(csv if name.endswith("csv") else jsonl, encoding="utf-8")
-    assert read_folder(root).metadata == {"ada/1.png": {"hair": "red"}, "bob/2.png": {"hair": ""}}
-
-
-def test_metadata_paths_must_be_files_of_the_folder_all_errors_at_once(root, tmp_path):
-    picture(tmp_path / "x.png")
-    names = ["../x.png", str(tmp_path / "x.png"), "ada/9.png", "ada/1.png", "ada/1.png", "ada", "bob/../../x.png"]
-    (root / "metadata.csv").write_text("file_name\n" + "\n".join(names))
-    message = refused(root)
-    assert "6 error(s)" in message
-    assert "line 2: ../x.png leaves the folder" in message
-    assert "line 4: ada/9.png is not there" in message
-    assert "line 6: ada/1.png is listed twice" in message
-    assert "line 8: bob/../../x.png leaves the folder" in message
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("filename\nada/1.png", "no column 'file_name'. The columns are: filename"),
-        ("file_name,hair\nada/1.png", "line 2: 1 cells, the header has 2"),
-        ("file_name,a,a\nada/1.png,1,2", "a column stands twice"),
-        ('file_name\n"ada/1.png', "unexpected end"),
-        (b"file_name\n\xff\xfe", "not UTF-8"),
-    ],
-)
-def test_broken_metadata_is_refused(root, text, says):
-    (root / "metadata.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert says in refused(root)
-
-
-def test_two_metadata_files_are_refused(root):
-    for name in ("metadata.csv", "metadata.jsonl"):
-        (root / name).touch()
-    assert "Keep one of them" in refused(root)
+def test_tables_that_nothing_reads_stop_nothing(root, name, text):
+    (root / name).write_bytes(text)
+    assert list(ids(read_folder(root))) == ["ada", "bob"]
 
 
 def test_questions_for_every_image_one_image_and_none(root):
@@ -216,6 +292,27 @@ def test_a_question_about_a_skipped_image_is_listed_not_lost(root):
 def test_many_errors_are_cut_short(root):
     ask(root, *["[]"] * 50)
     assert "has 50 error(s)" in refused(root) and "… and 30 more" in refused(root)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("[" * 200_000, '{"concept":' + "[" * 900 + "]" * 900 + "}", '{"' + "k" * 2_000_000 + '": 1}', "\0" * 1000),
+        *(json.dumps(QUESTION | TEST | {"split": "y" * 200_000}), json.dumps(QUESTION | TEST | {"concept": "\ud800"})),
+        *('{"concept": NaN}', '{"concept": ' + "9" * 6000 + "}", json.dumps(QUESTION | TEST | {"kind": "\x1b[2J"})),
+    ],
+    ids=["open", "deep", "key", "nul", "word", "half a character", "nan", "digits", "escape"],
+)
+def test_lines_that_ask_for_much_are_refused_in_one_short_line(root, line):
+    ask(root, line)
+    message = refused(root)
+    assert "1 error(s)" in message and "line 1: " in message
+    assert len(message) < 1500 and message.replace("\n", "").isprintable()
+
+
+def test_questions_that_are_no_file_are_refused(root):
+    os.mkfifo(root / "questions.jsonl")
+    assert "not a regular file" in refused(root)
 
 
 def test_an_unknown_split_is_refused(root):

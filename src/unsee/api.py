@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from unsee import prepare
-from unsee.concepts import Concept, Request
+from unsee.concepts import Concept, Request, once
 from unsee.config import ForgetConfig
 from unsee.data.folder import read_folder
 from unsee.data.given import with_images
@@ -89,7 +89,8 @@ def forget(
     """
     config = config or ForgetConfig()
     started = time.perf_counter()
-    request = Request(concepts_of(forget), concepts_of(retain), concepts_of(neutral))
+    asked, _ = once(concepts_of(forget))
+    request = Request(asked, concepts_of(retain), concepts_of(neutral))
     visual = visual_of(model, processor)
     with in_float32(visual):
         with attention_for(visual.model, training=False):

@@ -21,6 +21,6 @@ class UnseeError(Exception):
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """The sentence that names the allowed words, the nearest first: ``Did you mean 'soft'? Allowed: hard, soft.``"""
     words = sorted(allowed)
-    close = difflib.get_close_matches(given, words, n=1)
+    close = difflib.get_close_matches(given[:100], words, n=1)  # a stranger's word may be a book
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Allowed: {', '.join(words)}."

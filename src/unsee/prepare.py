@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unsee import processes
-from unsee.concepts import Concept, ImageRef, Request
+from unsee.concepts import Concept, ImageRef, Request, pictures_of, refuse_kept
 from unsee.config import ForgetConfig
 from unsee.data.augment import augment
 from unsee.data.images import FileImage, load_all
@@ -68,6 +68,9 @@ def prepare(
     """
     moments = Moments.load(statistics) if isinstance(statistics, str | Path) else statistics
     _check(request, moments, config, reference)
+    if moments:
+        kept = dict.fromkeys(moments.pictures, "")
+        refuse_kept(request.forget, kept, "the images that the statistics are of", "the statistics")
     check_inputs(visual, [*request.forget, *request.retain, *request.neutral])
     meta = {"model": fingerprint(visual.tensors())}
     inputs = _inputs(request, meta["model"], moments, reference) if folder else []
@@ -98,7 +101,8 @@ def prepare(
             with MomentRecorder(layers) if wanted else nullcontext() as recorder:
                 shown[kind] = look(upper, concepts, f"{kind} images", fill(concepts), config.seed + 2, recorder)
             if recorder:
-                recorded.append(replace(recorder.moments(at_base), replay=_distribution(upper, shown[kind])))
+                replay, pictures = _distribution(upper, shown[kind]), tuple(sorted(pictures_of(concepts)))
+                recorded.append(replace(recorder.moments(at_base), replay=replay, pictures=pictures))
         moments = recorded[0]
         neutral, retain, near = shown["neutral"], shown["retain"], Images([], [])
         if (config.lookalikes or (config.replay and not retain.pixels)) and _fits(upper, moments, train):
@@ -257,7 +261,8 @@ def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig
                 done += sum(len(c.images) for group in groups for c in group)
                 tick(done)
     moments = recorder.moments({"model": fingerprint(visual.tensors())})
-    return replace(moments, replay=_sum([r for parts in processes.everywhere(entered.parts()) for r in parts]))
+    replay = _sum([r for parts in processes.everywhere(entered.parts()) for r in parts])
+    return replace(moments, replay=replay, pictures=tuple(sorted(pictures_of(concepts))))
 
 
 def _groups(concepts: Sequence[Concept]) -> Iterator[list[Concept]]:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -67,7 +68,7 @@ def manifest(
         "python": platform.python_version(),
         "inputs": {
             "visual_module": result.moments.meta["model"],
-            **{kind: fingerprint_images(getattr(request, kind)) for kind in ("forget", "retain", "neutral")},
+            **{kind: _images(getattr(request, kind)) for kind in ("forget", "retain", "neutral")},
             "statistics": sha256(statistics) if statistics else None,
         },
         "forgotten": dict(zip(result.patch.info["forgotten"], [c.id for c in request.forget], strict=True)),
@@ -102,6 +103,14 @@ def resolved(config: Any, **flags: Any) -> dict[str, Any]:
     """All flags of a command by name, ready for YAML; paths whole, what was not given left out."""
     plain = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in flags.items()}
     return {k: v for k, v in plain.items() if v not in (None, "")} | asdict(config)
+
+
+def _images(concepts: Sequence[Concept]) -> dict[str, Any]:
+    """What was read of a folder, and how many files of each suffix were not."""
+    unread: Counter[str] = Counter()
+    for concept in concepts:
+        unread.update(dict(concept.unread))
+    return fingerprint_images(concepts) | {"unread": dict(sorted(unread.items()))}
 
 
 def fingerprint_images(concepts: Sequence[Concept]) -> dict[str, Any]:

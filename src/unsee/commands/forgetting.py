@@ -10,12 +10,12 @@ import tyro
 
 from unsee import processes
 from unsee.commands.shared import Device, checkpoints, device_of, fitting, only_here, pick, place, read
-from unsee.concepts import Request
+from unsee.concepts import Request, once
 from unsee.config import ForgetConfig
 from unsee.errors import NOT_FORGOTTEN, UnseeError
 from unsee.files import refuse_existing
 from unsee.memory import steady_memory
-from unsee.progress import alarm, tell
+from unsee.progress import alarm, say, tell
 
 if TYPE_CHECKING:
     from unsee.api import Result
@@ -133,9 +133,12 @@ def _dry_run(
 def _request(forget: Path, retain: Path | None, neutral: Path | None, concepts: str, skip_bad: bool) -> Request:
     """Read the folders. Where retained images lie in the same folder, what is to be forgotten is taken out of them."""
     everything = read(forget, skip_bad)
-    asked = pick(everything, concepts, "--concepts")
+    asked, twice = once(pick(everything, concepts, "--concepts"))
+    if twice:
+        say(f"left out {len(twice)} image(s) to forget that are there twice, first {twice[0]}")
     if retain and retain.resolve() == forget.resolve():
-        kept = [c for c in everything if c not in asked]
+        ids = {c.id for c in asked}
+        kept = [c for c in everything if c.id not in ids]
         if not kept:
             raise UnseeError(f"all of '{forget}' is to be forgotten, so nothing is left for --retain: give --concepts.")
     else:

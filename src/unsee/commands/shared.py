@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,10 +27,13 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 def read(folder: Path, skip_bad: bool) -> list[Concept]:
     from unsee.data.folder import read_folder
+    from unsee.data.listing import counted, suffixes
 
     source = read_folder(folder, "skip" if skip_bad else "error")
     for bad in source.rejected:
-        say(f"left out {bad.path}: {bad.reason}")
+        say(f"left out {shown(bad.path)}: {bad.reason}")
+    if source.ignored:
+        say(f"{shown(folder)}: {len(source.ignored)} file(s) are not read: {counted(suffixes(source.ignored))}")
     return list(source.concepts)
 
 
@@ -39,19 +44,37 @@ def fitting(visual: Visual, concepts: Sequence[Concept]) -> list[Concept]:
     bad = misfits(visual, concepts)
     for image, reason in bad.items():
         say(f"left out {shown(image)}: {reason}")
-    left = [Concept(c.id, tuple(i for i in c.images if i.id not in bad)) for c in concepts]
+    left = [replace(c, images=tuple(i for i in c.images if i.id not in bad)) for c in concepts]
     if empty := [c.id for c in left if not c.images]:
         raise UnseeError(f"no picture that the model can be shown is left of '{shown(empty[0])}'. Leave it out.")
     return left
 
 
 def pick(concepts: Sequence[Concept], names: str, flag: str) -> list[Concept]:
+    """Those of ``names``, between commas; all, where it is empty."""
     by_id = {c.id: c for c in concepts}
-    wanted = [n.strip() for n in names.split(",") if n.strip()]
-    unknown = [n for n in wanted if n not in by_id]
-    if unknown:
-        raise UnseeError(f"{flag}: there is no folder '{unknown[0]}'. {nearest(unknown[0], by_id)}")
-    return [by_id[n] for n in dict.fromkeys(wanted)] if names else list(concepts)
+    return [by_id[n] for n in dict.fromkeys(_named(names, list(by_id), flag))] if names else list(concepts)
+
+
+def _named(names: str, there: Sequence[str], flag: str) -> Iterator[str]:
+    """A folder's name may have commas too: of what could be meant, the longest that is there."""
+    words, most = names.split(","), 1 + max((n.count(",") for n in there), default=0)
+    while words:
+        tried = [",".join(words[:n]) for n in range(min(most, len(words)), 0, -1)]
+        name = next((name for given in tried if (name := _meant(given, there))), "")
+        if name:
+            yield name
+        elif given := words[0].strip():
+            raise UnseeError(f"{flag}: there is no folder '{shown(given)}'. {nearest(given, there)}")
+        del words[: 1 + name.count(",")]
+
+
+def _meant(given: str, there: Sequence[str]) -> str:
+    """Blanks around it, and how its accents are stored, which nobody sees, count where there is one as it stands."""
+    if given in there or given.strip() in there:
+        return given if given in there else given.strip()
+    alike = [n for n in there if unicodedata.normalize("NFC", n) == unicodedata.normalize("NFC", given.strip())]
+    return alike[0] if len(alike) == 1 else ""
 
 
 def place(model: str) -> str | Path:

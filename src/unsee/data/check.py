@@ -108,7 +108,7 @@ def _pictures(table: Table) -> Iterator[Picture]:
     column = next((name for name in ("ID", "name") if name in table.kinds), "")
     for number, row in enumerate(table.rows):
         for name in (n for n in PICTURES if table.kinds.get(n) in PICTURES):
-            for k, data in enumerate(table.encoded(number, name)):
+            for k, data in ((k, data) for k, data in enumerate(table.encoded(number, name)) if data):
                 owner = text(row.get(column))
                 place = owner if column == "ID" else str(number + 1)
                 read = partial(_encoded, table, number, name, k)

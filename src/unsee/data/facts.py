@@ -13,12 +13,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, get_args
 
-import yaml
-
 from unsee.concepts import UNKNOWN, Concept, Kind, Question
 from unsee.data.questions import Split
-from unsee.data.tables import read_csv, read_text, refuse
+from unsee.data.tables import read_csv, refuse
 from unsee.errors import UnseeError, nearest
+from unsee.untrusted import read_yaml, shown
 
 SLOT = re.compile(r"\{(\w*)\}")  # not str.format, which would reach into attributes of the values
 
@@ -44,10 +43,7 @@ class Recipe:
 def load_recipe(path: Path | str) -> Recipe:
     """Reads a YAML recipe; all that is wrong with it is one error."""
     path = Path(path)
-    try:
-        values = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise UnseeError(f"{path} is not YAML: {error}") from error
+    values = read_yaml(path)
     errors = _recipe_errors(values)
     refuse(path, errors)
     topics = {name: Topic(**_tuples(topic)) for name, topic in values["topics"].items()}
@@ -58,7 +54,7 @@ def questions_from_table(
     table: Path | str | None, recipe: Recipe, concepts: Sequence[Concept], split: Split
 ) -> list[Question]:
     """All questions about the concepts. ``table`` None: nobody was taught them, each answer is ``unknown``."""
-    rows = None if table is None else _rows(Path(table), recipe, concepts)
+    rows = None if table is None else rows_of(Path(table), recipe, [c.id for c in concepts])
     questions: list[Question] = []
     for concept in concepts:
         row = rows[concept.id] if rows else None
@@ -110,11 +106,11 @@ def _fill(phrasing: str, row: Mapping[str, str]) -> str:
     return SLOT.sub(lambda slot: row[slot[1]], phrasing)
 
 
-def _rows(table: Path, recipe: Recipe, concepts: Sequence[Concept]) -> dict[str, dict[str, str]]:
-    """The row of each concept, once it is sure that every question can be made."""
+def rows_of(table: Path, recipe: Recipe, concepts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The rows by concept, once it is sure that every question can be made."""
     read = read_csv(table)
     if not read:
-        raise UnseeError(f"{table} has no rows. It needs a header and one row per concept.")
+        raise UnseeError(f"{shown(table)} has no rows. It needs a header and one row per concept.")
     columns = read[0].values
     needed = {recipe.id, *(column for topic in recipe.topics.values() for column in _columns(topic))}
     refuse(table, [f"no column '{name}'. {nearest(name, columns)}" for name in sorted(needed - set(columns))])
@@ -124,7 +120,7 @@ def _rows(table: Path, recipe: Recipe, concepts: Sequence[Concept]) -> dict[str,
         if row.values[recipe.id] in rows:
             errors.append(f"line {row.line}: '{row.values[recipe.id]}' has a row already")
         rows[row.values[recipe.id]] = row.values
-    refuse(table, errors + [f"no row for concept '{c.id}'" for c in concepts if c.id not in rows])
+    refuse(table, errors + [f"no row for concept '{id}'" for id in concepts if id not in rows])
     return rows
 
 

@@ -1,30 +1,30 @@
-"""A folder of images as concepts: ``DIR/<concept>/*.jpg``, and ``metadata.csv`` and ``questions.jsonl`` if there."""
+"""A folder of images as concepts: ``DIR/<concept>/*.jpg``, and ``questions.jsonl`` if it is there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
 
 from unsee.concepts import Concept, Question
-from unsee.data.images import SUFFIXES, FileImage, Rejected, check, leaves
+from unsee.data.images import FileImage, Rejected, check, leaves
+from unsee.data.listing import Listing, counted, few, is_left_behind, is_picture, listed, suffixes
 from unsee.data.questions import BySplit, Split, read_questions
-from unsee.data.tables import Row, read_csv, read_jsonl, refuse
 from unsee.errors import UnseeError, nearest
+from unsee.untrusted import shown
 
 OnBad = Literal["error", "skip"]
-LAYOUT = "Images lie in one folder per concept: DIR/<concept>/*.jpg (or .jpeg, .png, .webp)."
+LAYOUT = "Images lie in one folder per concept: DIR/<concept>/*.jpg (or .png, .webp, .avif, .heic, .tif, .gif, .bmp)."
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """What a folder holds. ``ignored``: files in concept folders that are not images by their suffix."""
+    """What a folder holds. ``ignored``: files in concept folders that are no images that are read."""
 
     root: Path
     concepts: tuple[Concept, ...]
     by_split: BySplit
-    metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
     rejected: tuple[Rejected, ...] = ()
     ignored: tuple[Path, ...] = ()
 
@@ -39,128 +39,96 @@ def read_folder(root: Path | str, on_bad: OnBad = "error") -> FolderSource:
     if on_bad not in get_args(OnBad):
         raise UnseeError(f"on_bad '{on_bad}'. {nearest(on_bad, get_args(OnBad))}")
     root = Path(root)
-    folders = _concept_folders(root)
-    listed = {folder.name: _listed(folder) for folder in folders}
-    _check_filled(root, folders, {name: images for name, (images, _) in listed.items()})
-    good, rejected = _check_images(root, [path for images, _ in listed.values() for path in images])
+    found = {folder: listed(folder) for folder in _concept_folders(root)}
+    _check_filled(root, found)
+    good, rejected = _check_images(root, [path for listing in found.values() for path in listing.pictures])
     if rejected and on_bad == "error":
         raise UnseeError(*_bad_images(root, rejected))
-    concepts = _concepts(folders, good)
-    metadata = _read_metadata(root)
+    concepts = _concepts(found, good)
     by_split, dropped = _read_questions(root, concepts, rejected)
-    ignored = tuple(path for _, others in listed.values() for path in others)
-    return FolderSource(root, concepts, by_split, metadata, (*rejected, *dropped), ignored)
+    ignored = tuple(path for listing in found.values() for path in listing.others)
+    return FolderSource(root, concepts, by_split, (*rejected, *dropped), ignored)
 
 
 def _concept_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UnseeError(f"{root} {what}. {LAYOUT}")
-    entries = sorted(root.iterdir())
-    loose = [path for path in entries if _is_image_name(path)]
-    if loose:
+        raise UnseeError(f"{shown(root)} {what}. {LAYOUT}")
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise UnseeError(f"cannot read {shown(root)}: {error.strerror}.") from error
+    if loose := [path.name for path in entries if is_picture(path)]:
         raise UnseeError(
-            f"{root} has {len(loose)} image(s) directly in it, {loose[0].name} first: whose are they? {LAYOUT}"
+            f"{shown(root)} has {len(loose)} image(s) directly in it, {shown(loose[0])} first: whose are they? {LAYOUT}"
         )
-    folders = [path for path in entries if path.is_dir() and not path.name.startswith(".")]
+    folders = [path for path in entries if path.is_dir() and not is_left_behind(path.name)]
     if not folders:
-        raise UnseeError(f"{root} has no concept folder. {LAYOUT}")
+        raise UnseeError(f"{shown(root)} has no concept folder. {LAYOUT}")
     for folder in folders:
-        if not folder.name.isprintable():  # control and text-direction characters forge lines of a report
+        if leaves(folder, root):
+            raise UnseeError(f"{shown(folder)} is a link that leaves {shown(root)}. Copy the folder in.")
+        if shown(folder.name) != folder.name:  # control and text-direction characters forge lines of a report
             raise UnseeError(
-                f"the folder name {folder.name!a} has control characters. Give it a name of letters and digits."
+                f"the folder name '{shown(folder.name)}' in {shown(root)} is not UTF-8, or has control or direction "
+                f"characters. Rename it."
             )
     return folders
 
 
-def _is_image_name(path: Path) -> bool:
-    """By the name alone. Hidden files, such as the ``._a.jpg`` that macOS leaves behind, are no images."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-
-
-def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images of a folder and its other entries, sorted: the order must not depend on the file system."""
-    entries = sorted(folder.iterdir())
-    return [p for p in entries if _is_image_name(p)], [p for p in entries if not _is_image_name(p)]
-
-
-def _check_filled(root: Path, folders: Sequence[Path], images: dict[str, list[Path]]) -> None:
-    empty = [folder for folder in folders if not images[folder.name]]
+def _check_filled(root: Path, found: Mapping[Path, Listing]) -> None:
+    empty = {f: listing for f, listing in found.items() if not any(p.parent == f for p in listing.pictures)}
     if not empty:
         return
-    names = ", ".join(folder.name for folder in empty)
-    nested = [folder for folder in empty if any(path.is_dir() for path in folder.iterdir())]
-    hint = f" {nested[0]} holds folders: did you mean that one?" if nested else " Fill or delete it."
-    raise UnseeError(f"{root}: no image in {len(empty)} concept folder(s): {names}.{hint} {LAYOUT}")
+    head = f"{shown(root)}: no image in {len(empty)} concept folder(s): {few([folder.name for folder in empty])}."
+    if nested := [f for f, listing in empty.items() if listing.pictures]:
+        inner = f"{shown(nested[0])} holds folders of images: did you mean that one? Else put one image beside them."
+        raise UnseeError(f"{head} {inner} {LAYOUT}")
+    others = suffixes(path for listing in empty.values() for path in listing.others)
+    there = f" There are only files that are not read: {counted(others)}." if others else ""
+    raise UnseeError(f"{head}{there} Fill or delete it. {LAYOUT}")
 
 
-def _check_images(root: Path, paths: Sequence[Path]) -> tuple[list[Path], list[Rejected]]:
-    outside = [
-        Rejected(path, "a link that leaves the folder; copy the file in") for path in paths if leaves(path, root)
-    ]
-    left = {rejected.path for rejected in outside}
-    good, broken = check(path for path in paths if path not in left)
-    return good, sorted([*outside, *broken], key=lambda rejected: rejected.path)
+def _check_images(root: Path, paths: Sequence[Path]) -> tuple[list[FileImage], list[Rejected]]:
+    reasons = {path: why for path in paths if (why := _unfit(path, root))}
+    good, broken = check({p: shown(p.relative_to(root).as_posix()) for p in paths if p not in reasons})
+    refused = [Rejected(path, why) for path, why in reasons.items()]
+    return good, sorted([*refused, *broken], key=lambda rejected: rejected.path)
+
+
+def _unfit(path: Path, root: Path) -> str:
+    """Why a picture is not even opened."""
+    if leaves(path, root):
+        return "a link that leaves the folder; copy the file in"
+    try:
+        str(path.relative_to(root)).encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it (unzip -O, or convmv)"
+    return ""
 
 
 def _bad_images(root: Path, rejected: Sequence[Rejected]) -> list[str]:
     """All of them: whoever mends a data set wants the whole list, once."""
-    lines = [f"  {bad.path.relative_to(root)}: {bad.reason}" for bad in rejected]
-    head = f"{root} has {len(rejected)} unreadable image(s):"
+    lines = [f"  {shown(bad.path.relative_to(root))}: {bad.reason}" for bad in rejected]
+    head = f"{shown(root)} has {len(rejected)} unreadable image(s):"
     return [head, *lines, "Mend or delete them, or leave them out with --skip-bad."]
 
 
-def _concepts(folders: Sequence[Path], good: Sequence[Path]) -> tuple[Concept, ...]:
-    images: dict[Path, list[FileImage]] = {folder: [] for folder in folders}
-    for path in good:
-        images[path.parent].append(FileImage(f"{path.parent.name}/{path.name}", path))
-    empty = [folder.name for folder, left in images.items() if not left]
-    if empty:
-        raise UnseeError(
-            f"no readable image is left of {len(empty)} concept(s): {', '.join(empty)}. Delete the folder(s)."
-        )
-    return tuple(Concept(folder.name, tuple(left)) for folder, left in images.items())
+def _concepts(found: Mapping[Path, Listing], good: Sequence[FileImage]) -> tuple[Concept, ...]:
+    """``unread`` of each counts all that its folder holds and that is not among its images."""
+    concepts, images = [], {image.path: image for image in good}
+    for folder, listing in found.items():
+        own = tuple(images[path] for path in listing.pictures if path in images)
+        bad = [path for path in listing.pictures if path not in images]
+        concepts.append(Concept(folder.name, own, suffixes([*bad, *listing.others])))
+    if empty := [concept.id for concept in concepts if not concept.images]:
+        raise UnseeError(f"no readable image is left of {len(empty)} concept(s): {few(empty)}. Delete the folder(s).")
+    return tuple(concepts)
 
 
 def _read_questions(
     root: Path, concepts: Sequence[Concept], rejected: Sequence[Rejected]
 ) -> tuple[BySplit, list[Rejected]]:
     path = root / "questions.jsonl"
-    return read_questions(path, concepts, rejected) if path.exists() else ({"train": (), "test": ()}, [])
-
-
-def _read_metadata(root: Path) -> dict[str, dict[str, Any]]:
-    """The other columns of ``metadata.csv`` or ``metadata.jsonl``, by file name."""
-    paths = [path for path in (root / "metadata.csv", root / "metadata.jsonl") if path.exists()]
-    if not paths:
-        return {}
-    if len(paths) > 1:
-        raise UnseeError(f"{root} has both metadata.csv and metadata.jsonl. Keep one of them.")
-    path = paths[0]
-    rows = read_csv(path) if path.suffix == ".csv" else read_jsonl(path)
-    metadata: dict[str, dict[str, Any]] = {}
-    errors: list[str] = []
-    for row in rows:
-        try:
-            name = _file_name(root, row)
-            if name in metadata:
-                raise UnseeError(f"{name} is listed twice.")
-            metadata[name] = {key: value for key, value in row.values.items() if key != "file_name"}
-        except UnseeError as error:
-            errors.append(f"line {row.line}: {error}")
-    refuse(path, errors)
-    return metadata
-
-
-def _file_name(root: Path, row: Row) -> str:
-    if "file_name" not in row.values:
-        raise UnseeError(f"no column 'file_name'. The columns are: {', '.join(row.values)}.")
-    given = row.values["file_name"]
-    if not isinstance(given, str) or not given or "\0" in given:
-        raise UnseeError(f"file_name is {given!r}; it must be a path inside the folder.")
-    name = PurePosixPath(given)
-    if name.is_absolute() or ".." in name.parts or leaves(root / name, root):
-        raise UnseeError(f"{given} leaves the folder. Give the path from {root}, such as <concept>/1.jpg.")
-    if not (root / name).is_file():
-        raise UnseeError(f"{given} is not there. Take the line out, or put the file in.")
-    return name.as_posix()
+    gone = {shown(bad.path.relative_to(root).as_posix()) for bad in rejected}
+    return read_questions(path, concepts, gone) if path.exists() else ({"train": (), "test": ()}, [])

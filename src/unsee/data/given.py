@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import PIL.Image
 
 from unsee.concepts import Concept, ImageRef
-from unsee.data.images import FileImage, upright
+from unsee.data.images import checked, digest
+from unsee.data.pixels import upright
 from unsee.errors import UnseeError
+from unsee.untrusted import shown
 
 HOW = 'Give a folder, or concepts: unsee.Concept("ada", ("ada/1.jpg", …)), of paths, PIL images or uint8 arrays.'
 
@@ -27,6 +30,10 @@ class HeldImage:
     def load(self) -> PIL.Image.Image:
         return self.image
 
+    @cached_property
+    def digest(self) -> str:
+        return digest(self.image)
+
 
 def with_images(concept: Any) -> Concept:
     """``concept``, each of its images one that can be opened. UnseeError: it is no concept, or holds something else."""
@@ -37,7 +44,7 @@ def with_images(concept: Any) -> Concept:
     images = tuple(_image(concept.id, n, item) for n, item in enumerate(concept.images))
     if not images:
         raise UnseeError(f"concept '{concept.id}' has no image. {HOW}")
-    return Concept(concept.id, images)
+    return replace(concept, images=images)
 
 
 def _image(concept: str, number: int, item: Any) -> ImageRef:
@@ -50,7 +57,7 @@ def _image(concept: str, number: int, item: Any) -> ImageRef:
         path = Path(item)
         if not path.is_file():
             raise UnseeError(f"{name}: '{path}' is no file. {HOW}")
-        return FileImage(f"{concept}/{path.name}", path)
+        return checked(f"{concept}/{shown(path.name)}", path)
     if isinstance(item, ImageRef):
         return item
     raise UnseeError(f"{name} is a {type(item).__name__}, which is no picture. {HOW}")

@@ -1,47 +1,26 @@
-"""Safe decoding of image files: three formats, caps on bytes and pixels, and never a substitute for a bad image."""
+"""Safe decoding of image files: known formats, caps on bytes and pixels, and never a substitute for a bad image."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import os
 import stat
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import PIL.Image
-from PIL import ExifTags, ImageOps, UnidentifiedImageError
 
 from unsee.concepts import ImageRef
-from unsee.errors import UnseeError
+from unsee.data import apart
+from unsee.data.pixels import CAPS, HERE, READ, BadImage, Caps, kind_of, pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP")  # every further format is further C code that a stranger's file can reach
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-MEGA = 1_000_000
-TURNED = (5, 6, 7, 8)  # EXIF orientations of a picture that lies on its side
-
-
-@dataclass(frozen=True)
-class Caps:
-    """The largest image that is decoded: bytes of the file, pixels of the picture."""
-
-    bytes: int = 32 * 2**20
-    pixels: int = 64 * MEGA
-
-
-CAPS = Caps()
-
-
-class BadImage(UnseeError):
-    """An image that cannot, or must not, be decoded."""
-
-    def __init__(self, path: Path | None, reason: str) -> None:
-        super().__init__(f"{path or 'image bytes'}: {reason}")
-        self.path = path
-        self.reason = reason
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif"),
+    *(".tif", ".tiff", ".gif", ".bmp", ".dib"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,55 +33,66 @@ class Rejected:
 
 @dataclass(frozen=True)
 class FileImage:
-    """An image file, decoded when it is asked for. ``id``: ``concept/filename``."""
+    """An image file, decoded when it is asked for.
+
+    ``id``: ``concept/filename``; ``digest``, ``shape``: of its pixels, where it was decoded before.
+    """
 
     id: str
     path: Path
+    digest: str = field(default="", compare=False)
+    shape: tuple[int, int] | None = field(default=None, compare=False)
 
     def load(self) -> PIL.Image.Image:
         return decode(self.path)
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Width and height as it is shown, upright; from its header where that tells."""
-        try:
-            with PIL.Image.open(self.path, formats=FORMATS) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
-                return (image.height, image.width) if turned else image.size
-        except Exception:  # whatever Pillow raises on broken bytes: the decoder words it
-            return self.load().size
+        """Width and height as it is shown, upright."""
+        return self.shape or self.load().size
 
 
 def decode(source: Path | str | bytes, caps: Caps = CAPS) -> PIL.Image.Image:
     """The whole image: upright, RGB, on white where it was transparent. Every failure is a BadImage."""
     path = None if isinstance(source, bytes) else Path(source)
-    data = source if isinstance(source, bytes) else _read(Path(source), caps)
+    data = source if isinstance(source, bytes) else _read(Path(source), caps.bytes + 1)
     if len(data) > caps.bytes:
         raise BadImage(path, f"larger than {caps.bytes / 2**20:.0f} MiB; make it smaller")
+    kind = kind_of(data[:64])
+    if not kind:
+        raise BadImage(path, f"not a {READ} image, whatever its name says")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            return _decode(data, caps, path)
-    except BadImage:
-        raise
-    except UnidentifiedImageError as error:
-        raise BadImage(path, "not a JPEG, PNG or WebP image, whatever its name says") from error
-    except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
-        raise BadImage(path, f"more than {caps.pixels / MEGA:g} megapixels") from error
-    except (
-        Exception
-    ) as error:  # on broken bytes Pillow raises OSError, SyntaxError, struct.error, zlib.error, IndexError …
-        raise BadImage(path, f"broken image: {error or type(error).__name__}") from error
+        return pixels(data, kind, caps) if kind in HERE else apart.decode(data, kind, caps)
+    except BadImage as error:
+        raise BadImage(path, error.reason) from error
 
 
-def check(paths: Iterable[Path], caps: Caps = CAPS) -> tuple[list[Path], list[Rejected]]:
-    """Decodes each image in full: those that are good, and those that are not with the reason."""
-    good: list[Path] = []
+def digest(image: PIL.Image.Image) -> str:
+    """The same for the same pixels, in whatever file they came."""
+    size = f"{image.mode} {image.width} {image.height} ".encode()
+    return hashlib.blake2b(size + image.tobytes(), digest_size=16).hexdigest()
+
+
+def among(images: Iterable[ImageRef], pictures: Collection[str]) -> tuple[FileImage, ...]:
+    """Those image files that show one of ``pictures``, by the hash of their pixels."""
+    files = [image for image in images if isinstance(image, FileImage)]
+    known = [replace(image, digest=image.digest or digest(image.load())) for image in files]
+    return tuple(image for image in known if image.digest in pictures)
+
+
+def checked(id: str, path: Path, caps: Caps = CAPS) -> FileImage:
+    """An image file that was decoded once in full. BadImage: it cannot be."""
+    image = decode(path, caps)
+    return FileImage(id, path, digest(image), image.size)
+
+
+def check(paths: Mapping[Path, str], caps: Caps = CAPS) -> tuple[list[FileImage], list[Rejected]]:
+    """Decodes each image in full: those that are good, and those that are not with the reason. ``paths``: with ids."""
+    good: list[FileImage] = []
     rejected: list[Rejected] = []
-    for path in paths:
+    for path, id in paths.items():
         try:
-            decode(path, caps)
-            good.append(path)
+            good.append(checked(id, path, caps))
         except BadImage as error:
             rejected.append(Rejected(path, error.reason))
     return good, rejected
@@ -113,40 +103,22 @@ def leaves(path: Path, root: Path) -> bool:
     return not path.resolve().is_relative_to(root.resolve())
 
 
-def _read(path: Path, caps: Caps) -> bytes:
+def head(path: Path) -> bytes:
+    """The first bytes of a file, which tell its format; none of what cannot be read."""
+    try:
+        return _read(path, 64)
+    except BadImage:
+        return b""
+
+
+def _read(path: Path, most: int) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited on for ever
             raise BadImage(path, "not a regular file")
         with path.open("rb") as file:
-            return file.read(caps.bytes + 1)
+            return file.read(most)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise BadImage(path, getattr(error, "strerror", None) or str(error)) from error
-
-
-def _decode(data: bytes, caps: Caps, path: Path | None) -> PIL.Image.Image:
-    with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > caps.pixels:  # before anything is unpacked
-            raise BadImage(path, f"{width}×{height} is more than {caps.pixels / MEGA:g} megapixels; make it smaller")
-        # Phones store a depth or brightness map as a second frame of a JPEG (MPO): its first frame is the photograph.
-        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-            raise BadImage(path, "an animation; save one frame of it")
-        image.load()
-        return upright(image)
-
-
-def upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A picture that somebody opened, as ``decode`` gives it: upright, RGB, on white where it was transparent."""
-    return _rgb(ImageOps.exif_transpose(image))
-
-
-def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode.startswith("I"):  # 16 bits per pixel: convert() alone would clip all but the darkest 1/256 to white
-        image = image.point(lambda level: level * (1 / 257)).convert("L")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def load_all(images: Sequence[ImageRef]) -> list[PIL.Image.Image]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unsee import hub
+from unsee.data.shards import broken, lost
 from unsee.data.stored import Columns, StoredImage, Table, fault_of
-from unsee.data.tables import SHOWN
+from unsee.data.tables import SHOWN, cut
 from unsee.errors import UnseeError
+from unsee.untrusted import parse_json
 
-LFS = b"version https://git-lfs"
 AGAIN = "Download it again."
+LITERAL = 256 * 2**10  # characters; Python's own reader takes a kilobyte for each few of them
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Finding:
     minor: bool = False
 
     def __str__(self) -> str:
-        return f"{self.config}{f', row {self.row}' if self.row else ''}: {self.what}. {self.todo}"
+        return cut(f"{self.config}{f', row {self.row}' if self.row else ''}: {self.what}. {self.todo}")
 
 
 class Source:
@@ -112,17 +112,17 @@ class Source:
         if not files:
             self.report(config, "", "the folder has no parquet file", AGAIN)
             return None
-        broken = {file: why for file in files if (why := _broken(file))}
-        for file, why in broken.items():
-            self.report(config, "", f"{file.name} {why}", AGAIN)
-        return None if broken else self._table(config, files)
+        faults = [*lost(files), *(f"{file.name} {why}" for file in files if (why := broken(file)))]
+        for fault in faults:
+            self.report(config, "", fault, AGAIN)
+        return None if faults else self._table(config, files)
 
     def _table(self, config: str, files: Sequence[Path]) -> Table | None:
         named = [str(file) for file in files]
         try:
             with quiet():  # not load_dataset("parquet"), which tells a server of the hub of each call
-                return Table(config, datasets.Dataset.from_parquet(named))
-        except (datasets.exceptions.DatasetGenerationError, pa.ArrowException) as error:
+                return Table(config, datasets.Dataset.from_parquet(named, features=_features(files[0])))
+        except Exception as error:  # of the library that reads, and of a dozen kinds where columns do not fit
             self.report(config, "", f"the parquet files cannot be read: {error.__cause__ or error}", AGAIN)
             return None
 
@@ -132,7 +132,12 @@ class Source:
         if not found:
             todo = "What is asked about it is left out; download it again."
             self.report(table.config, row + 1, f"the column '{column}' is empty", todo, minor=True)
-        return [self._image(table, row, column, owner, number, data) for number, data in enumerate(found)]
+        for number, data in enumerate(found):
+            if not data:
+                name = table.file_name(row, column, number)
+                what = f"the column '{column}' has the name of a file{f', {name},' if name else ''} and no image"
+                self.report(table.config, row + 1, what, "Download it with its images, or embed them.")
+        return [self._image(table, row, column, owner, number, data) for number, data in enumerate(found) if data]
 
     def _image(self, table: Table, row: int, column: str, owner: str, number: int, data: bytes) -> StoredImage:
         digest = hashlib.sha256(data).hexdigest()
@@ -158,12 +163,23 @@ class Source:
 def _literal(text: str) -> Any:
     """UMU-Bench's own code reads its columns as Python literals, others as JSON."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
+        if len(text) > LITERAL:
+            raise
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError):
             raise error from None
+
+
+def _features(file: Path) -> datasets.Features:
+    """What the columns hold, by the note of ``datasets`` in the file; without it where a newer version wrote it."""
+    schema = pq.read_schema(file)
+    try:
+        return datasets.Features.from_arrow_schema(schema)
+    except Exception:  # ValueError of a type of another version, and others where the note is garbled
+        return datasets.Features.from_arrow_schema(schema.remove_metadata())
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -173,18 +189,6 @@ def _subfolders(folder: Path) -> list[str]:
 def _files(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.parquet")) or sorted((folder / "train").glob("*.parquet"))
     return [file for file in found if file.name.startswith("train")] or found
-
-
-def _broken(file: Path) -> str:
-    """Why a file is no parquet file; empty if it is one."""
-    with file.open("rb") as opened:
-        if opened.read(len(LFS)) == LFS:
-            return "is a pointer of Git LFS: run `git lfs pull` where it was cloned"
-    try:
-        pq.read_metadata(file)
-    except (pa.ArrowException, OSError) as error:
-        return f"cannot be read: {str(error).splitlines()[0]}"
-    return ""
 
 
 def repository(name: str) -> Path:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,11 +27,10 @@ KEYS = (*NEEDED, "form", "options")
 
 
 def read_questions(
-    path: Path, concepts: Sequence[Concept], rejected: Sequence[Rejected] = ()
+    path: Path, concepts: Sequence[Concept], gone: Collection[str] = ()
 ) -> tuple[BySplit, list[Rejected]]:
-    """The questions of each split, and the lines that fall away because their one image was ``rejected``."""
+    """The questions of each split, and the lines that fall away because their one image is ``gone``, by its id."""
     by_id = {concept.id: concept for concept in concepts}
-    gone = {f"{r.path.parent.name}/{r.path.name}" for r in rejected}
     found: dict[Split, list[Question]] = {split: [] for split in get_args(Split)}
     dropped: list[Rejected] = []
     errors: list[str] = []
@@ -104,10 +103,16 @@ def _images(values: dict[str, Any], by_id: Mapping[str, Concept]) -> Sequence[Im
         raise UnseeError(f"there is no folder for concept '{concept}'. {_few(concept, by_id)}")
     if image is True:
         return by_id[concept].images
-    names = {ref.id.rpartition("/")[2]: ref for ref in by_id[concept].images}
+    names = {_name(ref, concept): ref for ref in by_id[concept].images}
     if image not in names:
         raise UnseeError(f"concept '{concept}' has no image '{image}'. {_few(image, names)}")
     return [names[image]]
+
+
+def _name(image: ImageRef, concept: str) -> str:
+    """Of a file in the concept's folder: its place there; of another image the end of its id."""
+    inside = image.id.removeprefix(f"{concept}/")
+    return inside if inside != image.id else image.id.rpartition("/")[2]
 
 
 def _few(given: str, allowed: Mapping[str, Any]) -> str:
@@ -118,7 +123,7 @@ def _few(given: str, allowed: Mapping[str, Any]) -> str:
 
 def _line(question: Question, split: Split) -> dict[str, Any]:
     line: dict[str, Any] = {key: getattr(question, key) for key in TEXTS}
-    line |= {"image": question.image.id.rpartition("/")[2] if question.image else False, "split": split}
+    line |= {"image": _name(question.image, question.concept) if question.image else False, "split": split}
     if question.form != "generation":
         line |= {"form": question.form}
     if question.options:

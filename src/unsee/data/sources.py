@@ -19,6 +19,7 @@ from unsee.data.world import Layout, World
 from unsee.errors import UnseeError, nearest
 from unsee.files import new_folder
 from unsee.progress import say
+from unsee.untrusted import shown
 
 ALTERED = 3  # copies of an image that stands alone: forgetting needs more than one
 
@@ -127,6 +128,6 @@ def _write(folder: Path, images: Sequence[ImageRef]) -> None:
 
 def _plain(id: str) -> str:
     """An id comes from a download: it must not lead out of the folder."""
-    if not id.isprintable() or id.startswith(".") or any(sign in id for sign in "/\\:\0"):
-        raise UnseeError(f"the id {id!a} cannot be the name of a folder. Give the person another id in the tables.")
+    if shown(id) != id or id.startswith(".") or any(sign in id for sign in "/\\:\0"):
+        raise UnseeError(f"the id '{shown(id)}' cannot name a folder. Give the person another id in the tables.")
     return id

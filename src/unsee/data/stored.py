@@ -62,10 +62,17 @@ class Table:
         return list(self._data.select_columns(texts)) if texts else [{} for _ in range(len(self))]
 
     def encoded(self, row: int, column: str) -> list[bytes]:
-        """The files in an image column; none where the cell is empty."""
+        """The files in an image column; none where the cell is empty, an empty one where only a name is there."""
+        return [cell.get("bytes") or b"" for cell in self._cells(row, column)]
+
+    def file_name(self, row: int, column: str, number: int) -> str:
+        """Of an image, as it is noted beside it."""
+        return str(self._cells(row, column)[number].get("path") or "")
+
+    def _cells(self, row: int, column: str) -> list[Values]:
         value = self._pictures[column][row][column]
         cells = value if isinstance(value, list) else [value] if value else []
-        return [(cell or {}).get("bytes") or b"" for cell in cells]
+        return [cell or {} for cell in cells]
 
 
 def kind_of(feature: Any) -> str:

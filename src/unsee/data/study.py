@@ -16,9 +16,9 @@ import numpy as np
 
 from unsee.concepts import Concept, ImageRef, Question
 from unsee.data import people
-from unsee.data.facts import Recipe, fact_questions, load_recipe, text_questions
+from unsee.data.facts import Recipe, fact_questions, load_recipe, rows_of, text_questions
 from unsee.data.folder import read_folder
-from unsee.data.tables import read_csv
+from unsee.data.listing import few
 from unsee.errors import UnseeError
 
 FORGET_VIEWS, RETAIN_VIEWS = 50, 6  # training images given to a method, per concept, as far as there are so many
@@ -142,13 +142,10 @@ class FolderStudy:
     def __init__(self, root: Path | str, table: Path | str, recipe: Path | str, held_out: int = 20, seed: int = 0):
         root = Path(root)
         self.recipe: Recipe = load_recipe(recipe)
-        self._rows = {row.values[self.recipe.id]: row.values for row in read_csv(Path(table))}
         self._train, self._test, self._neutral = (
             {c.id: c for c in read_folder(root / part).concepts} for part in ("train", "test", "neutral")
         )
-        lost = sorted(set(self._train) - set(self._rows))
-        if lost:
-            raise UnseeError(f"'{table}' has no row for {len(lost)} concept(s) of '{root}': {', '.join(lost[:5])}.")
+        self._rows = rows_of(Path(table), self.recipe, list(self._train))
         order = np.random.default_rng([seed, 1]).permutation(sorted(self._train)).tolist()
         held_out = min(held_out, len(order) // 4)
         self.held_out = tuple(sorted(order[:held_out]))
@@ -196,6 +193,8 @@ class FolderStudy:
         return list(self._neutral_train.values())
 
     def questions(self, ids: Sequence[str], views: int) -> list[Question]:
+        if lost := [i for i in ids if i not in self._test]:
+            raise UnseeError(f"the folder 'test' has no images of {len(lost)} concept(s) to ask about: {few(lost)}.")
         asked: list[Question] = []
         for i in ids:
             concept = Concept(i, self._test[i].images[:views])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,8 @@ class Moments:
     ``matrices``: key → [d, d] float64, the sum of x xᵀ over rows; ``counts``: key → number of rows; ``layers``: layer
     name → key (layers that share an input, as q, k, v do, share a matrix); ``images``: how many images were seen;
     ``meta``: what the sums depend on, e.g. the model's fingerprint: sums whose meta differ are not added. ``replay``:
-    the distribution of what enters the first trained block, where it was recorded.
+    the distribution of what enters the first trained block, where it was recorded. ``pictures``: hashes of the images'
+    pixels, sorted, as far as they came from files: a request for one of them is refused.
     """
 
     matrices: Mapping[str, Tensor]
@@ -47,6 +49,7 @@ class Moments:
     images: int = 0
     meta: dict[str, str] = field(default_factory=dict)
     replay: Replay | None = None
+    pictures: tuple[str, ...] = ()
 
     def mean(self, layer: str) -> Tensor:
         """The mean of x xᵀ over rows, [d, d] float64. UnseeError: an unknown layer, or one with no rows."""
@@ -79,7 +82,13 @@ class Moments:
             k: m.add(other.matrices[k], alpha=sign) if counts[k] else torch.zeros_like(m)
             for k, m in self.matrices.items()
         }
-        return Moments(matrices, counts, dict(self.layers), images, dict(self.meta), self._replay(other, sign))
+        replay, pictures = self._replay(other, sign), self._pictures(other, sign)
+        return Moments(matrices, counts, dict(self.layers), images, dict(self.meta), replay, pictures)
+
+    def _pictures(self, other: Moments, sign: int) -> tuple[str, ...]:
+        """One that was added twice is there until it was taken out twice."""
+        one, two = Counter(self.pictures), Counter(other.pictures)
+        return tuple(sorted((one + two if sign > 0 else one - two).elements()))
 
     def _replay(self, other: Moments, sign: int) -> Replay | None:
         """None where one of the two has none, was recorded elsewhere in the model, or nothing is left."""
@@ -102,6 +111,7 @@ class Moments:
         """Tensors and JSON to save."""
         info: dict[str, Any] = {
             "counts": self.counts, "layers": self.layers, "images": self.images, "meta": self.meta, "replay": None,
+            "pictures": list(self.pictures),
         }  # fmt: skip
         tensors = dict(self.matrices)
         if self.replay:
@@ -138,6 +148,7 @@ class Moments:
             counts = {str(k): counted(n) for k, n in info["counts"].items()}
             layers, meta = _words(info["layers"]), _words(info["meta"])
             images = counted(info["images"])
+            pictures = tuple(sorted(map(str, info.get("pictures") or ())))  # older files have none
             replay = Replay.restored(parts, info["replay"]) if info["replay"] else None
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise foreign(path, "moments", f"its header lacks or garbles {shown(error)[:100]}") from error
@@ -149,7 +160,7 @@ class Moments:
                 refuse_impossible(matrix)
             except ValueError as error:
                 raise foreign(path, "moments", f"it holds {error}, in {shown(key)[:100]}") from error
-        return cls(matrices, counts, layers, images, meta, replay)
+        return cls(matrices, counts, layers, images, meta, replay, pictures)
 
 
 class _OnDisk(Mapping[str, Tensor]):
@@ -373,9 +384,9 @@ def _comparable(one: Moments, other: Moments) -> None:
     for what in ("layers", "meta"):
         a, b = getattr(one, what), getattr(other, what)
         if a != b:
-            odd = [str(k) for k in a.keys() | b.keys() if a.get(k) != b.get(k)]
+            odd = [str(k) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
             raise UnseeError(
-                f"these moments cannot be combined: their {what} differ in {_some(sorted(odd))}. "
+                f"these moments cannot be combined: their {what} differ in {_some(odd)}. "
                 f"Record both from the same model with the same layers."
             )
     for key, matrix in one.matrices.items():

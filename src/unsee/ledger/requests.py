@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from unsee import api
-from unsee.concepts import Concept, Request
+from unsee.concepts import Concept, Request, once, pictures_of, refuse_kept
 from unsee.config import LedgerConfig
 from unsee.data.folder import read_folder
-from unsee.data.images import FileImage
+from unsee.data.images import FileImage, among
 from unsee.errors import UnseeError
 from unsee.files import sha256
 from unsee.ledger import gate, measure
@@ -32,11 +32,14 @@ Concepts = list[Concept]
 
 def add(ledger: Ledger, images: Path) -> str:
     """A new request for the concepts in a folder, DIR/<concept>/*.jpg; its id, which tells nobody who is meant."""
-    concepts = read_folder(images).concepts
+    concepts, twice = once(read_folder(images).concepts)
+    if twice:
+        say(f"left out {len(twice)} image(s) that are there twice, first {twice[0]}")
     Request(concepts)  # refuses what cannot be forgotten
     found = [(k, sha256(path_of(i)), path_of(i).resolve()) for k, c in enumerate(concepts) for i in c.images]
     with ledger.alone(), ledger.store.writing():
         _refuse_known(ledger, {h for _, h, _ in found})
+        _refuse_shown(ledger, concepts, {h for _, h, _ in found})
         return ledger.store.add(found)
 
 
@@ -49,6 +52,13 @@ def _refuse_known(ledger: Ledger, hashes: set[str]) -> None:
             f"{len(known)} of the {len(hashes)} images are those of request {known[0]} already. Give only new ones, or "
             f"roll that request back first."
         )
+
+
+def _refuse_shown(ledger: Ledger, concepts: Concepts, hashes: set[str]) -> None:
+    """A picture that every request is shown to be kept would stay. Exemplars that are the very files are left out."""
+    refuse_kept(concepts, pictures_of(ledger.neutral()), "the neutral images", "the neutral images of a new ledger")
+    others = [i for c in ledger.exemplars() for i in c.images if sha256(path_of(i)) not in hashes]
+    refuse_kept(concepts, pictures_of([Concept("", tuple(others))]), "the exemplars", "the exemplars of a new ledger")
 
 
 def run(ledger: Ledger, together: bool = False, parked: bool = False, **tolerances: float) -> list[Entry]:
@@ -162,7 +172,7 @@ def _forget(ledger: Ledger, state: State, batch: list[Entry]) -> None:
     started, config, body = time.perf_counter(), ledger.config_of(batch[0]), ledger.body
     concepts = concepts_of(ledger, batch)
     shown, heldout = measure.split(ledger.neutral())
-    before, taken = body.look_at_base(heldout), _taken(ledger, concepts, config)
+    before, taken = body.look_at_base(heldout), _taken(ledger, concepts, config, state)
     freed = state.without(taken)
     result = api.forget(
         body.put(state.weights), forget=concepts, retain=exemplars(ledger, batch), neutral=shown,
@@ -198,10 +208,13 @@ def _plain(config: LedgerConfig) -> LedgerConfig:
     return replace(config, **tolerances)
 
 
-def _taken(ledger: Ledger, concepts: Concepts, config: LedgerConfig) -> Any:
+def _taken(ledger: Ledger, concepts: Concepts, config: LedgerConfig, state: State) -> Any:
     """Moments, at the base, of the images that are in the retained sums; None: none is."""
-    there = ledger.store.retained()
-    found = [Concept(c.id, tuple(i for i in c.images if sha256(path_of(i)) in there)) for c in concepts]
+    there, pictures = ledger.store.retained(), state.retained.pictures  # older ledgers know files alone
+    among_them = [tuple(i for i in c.images if sha256(path_of(i)) in there) for c in concepts]
+    if pictures:
+        among_them = [among(c.images, pictures) for c in concepts]
+    found = [Concept(c.id, images) for c, images in zip(concepts, among_them, strict=True)]
     found = [c for c in found if c.images]
     return api.statistics(ledger.body.put({}), None, found, config) if found else None
 

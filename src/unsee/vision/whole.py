@@ -65,7 +65,7 @@ def spare(checkpoint: Checkpoint) -> list[str]:
     blocks = {m[1] for n in state if (m := BLOCK.match(n))}
     found = []
     with readable(checkpoint.name):
-        for name in checkpoint.shards.keys() - checkpoint.visual.keys():
+        for name in sorted(checkpoint.shards.keys() - checkpoint.visual.keys()):
             renamed, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
             if (m := BLOCK.match(renamed)) and m[1] in blocks:
                 found.append(name)
