@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,17 @@ from unsee.vision.folder import INDEX
 LANGUAGE, LOWER, UPPER = (f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3))
 SMALL = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "chat_template.jinja")
 FAST = ["--steps", "2", "--batch", "4", "--stop", "0", "--no-bf16"]  # what two steps leave is not judged
+
+
+@contextmanager
+def full_disk(most: int = 0) -> Iterator[None]:
+    """Within: no file of this process grows beyond ``most`` bytes, whichever library writes it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def shard_of(name: str) -> str:

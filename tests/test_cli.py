@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tests.faults import full_disk
 from transformers import LlamaConfig
 
 from unsee.cli import COMMANDS, main
@@ -284,13 +284,9 @@ def test_a_settings_file_with_unknown_keys(tmp_path, capsys):
 
 def test_a_file_size_limit_leaves_nothing_behind(checkpoints, images, tmp_path, capsys, fast):
     """The nearest to a full disk that a test can have: the operating system refuses to write on."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
-    try:
+    with full_disk(1 << 20):
         flags = [*request_flags(checkpoints["llava"], images, tmp_path / "run"), *fast]
         err = refused(capsys, flags, tmp_path / "run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "could not write" in err and "File too large" in err and ".unsee-" not in err
 
 

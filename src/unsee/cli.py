@@ -58,8 +58,10 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 }
 # the same command again goes on where it was stopped
 RESUME = ("forget", "finetune", "evaluate", "compare", "requests run", "requests replay")
-AFTERWARDS = {  # what to do next where a command has changed something before it was stopped
-    "requests rollback": ". Where 'unsee requests list' says that it is rolled back, go on with unsee requests replay",
+AFTERWARDS = {  # what to do next where a command has changed a ledger before it was stopped
+    "requests rollback": ". Where it is rolled back there, go on with unsee requests replay, else give this again",
+    "requests run": ". Run the same command again to resume",
+    "requests replay": ". Run the same command again to resume",
 }
 UNREAD = 141  # exit code, a shell's for SIGPIPE
 CODES = {
@@ -127,8 +129,10 @@ def _stopped(name: str) -> str:
     half = [f"'{p}'" for p in files.abandon()]
     there = [f"'{p}'" for p in files.finished]
     said = "run the same command again to resume" if name in RESUME else "nothing was written"
-    if name not in RESUME and there:
-        said = f"written before that, and kept: {', '.join(there)}{AFTERWARDS.get(name, '')}"
+    if there and name.startswith("requests "):
+        said = f"what was done before that stays: unsee requests list shows it{AFTERWARDS.get(name, '')}"
+    elif there and name not in RESUME:
+        said = f"written before that, and kept: {', '.join(there)}"
     if half:
         said += f"; could not remove {', '.join(half)}, which the next command that writes there removes"
     return f"stopped; {said}"
@@ -166,7 +170,7 @@ def _printable() -> None:
     """What a terminal's encoding lacks is printed as '?', and output that was closed goes nowhere."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:
+        if stream is None or stream.closed:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (open as long as this process runs)
         elif hasattr(stream, "reconfigure"):
             with suppress(OSError, ValueError):  # what lies under it was exchanged, or closed
@@ -250,7 +254,10 @@ def _with_file(command: Callable[..., int | None], args: list[str]) -> list[str]
     if unknown:
         head, foot = f"{found.config} has {len(unknown)} unknown key(s):", f"Allowed: {', '.join(sorted(allowed))}."
         raise UnseeError(head, *unknown, foot)
-    return [part for key, value in values.items() for part in _flag(key, value)] + rest
+    many = [k for k, value in values.items() if isinstance(value, list | dict)]
+    if many:
+        raise UnseeError(f"{found.config}: '{many[0]}' holds several values, where one is needed.")
+    return [part for key, value in values.items() if value is not None for part in _flag(key, value)] + rest
 
 
 def _flags(command: Callable[..., int | None]) -> list[str]:

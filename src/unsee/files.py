@@ -339,11 +339,21 @@ def _flush_folder(folder: Path) -> None:
 
 
 def refuse_existing(path: Path | str) -> None:
-    """Refuse an output that would overwrite something, or whose name no system takes."""
+    """Refuse an output that would overwrite something, or whose name would be of no use."""
     if "\0" in os.fspath(path):
         raise UnseeError(f"'{path}' has a null character in it, which no name may have.")
+    if not _is_utf8(path):
+        raise UnseeError(f"'{path}' is not UTF-8, and safetensors opens no file of such a name. Name another output.")
     if os.path.lexists(path):
         raise UnseeError(f"'{path}' exists already. Name another output, or remove it first.")
+
+
+def _is_utf8(path: Path | str) -> bool:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sha256(path: Path | str) -> str:

@@ -205,6 +205,8 @@ def _figures(file: Path) -> dict[str, Any]:
     numbers = isinstance(drifts, dict) and all(type(d) in (int, float) and isfinite(d) for d in drifts.values())
     if not numbers or not isinstance(history, list) or not isinstance(stopped, str):
         raise UnseeError(f"'{shown(file)}' is damaged: it has not the figures of a run. Make the run again.")
+    if found.get("forgotten") is False:
+        raise UnseeError(f"what '{shown(file.parent)}' was to forget has not left: its patch must not be released.")
     return {"stopped": stopped if STOPPED.fullmatch(stopped) else "", "certificates": drifts, "history": history}
 
 

@@ -35,6 +35,7 @@ PATCH = 12
 WIDTH = 192
 HEAD = 32  # of these a head has
 LANGUAGE_LAYERS = 4
+VISION_LAYERS = 6  # of the CLIP tower
 
 
 def packaged(name: str) -> Path:
@@ -88,7 +89,7 @@ def _llava(words: Iterable[str]) -> tuple[Any, Any]:
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=4 * WIDTH,
-        num_hidden_layers=6,
+        num_hidden_layers=VISION_LAYERS,
         num_attention_heads=WIDTH // HEAD,
         image_size=IMAGE_SIZE,
         patch_size=PATCH,

@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -122,11 +122,8 @@ class Ledger:
                 self._sweep()
                 yield
                 self._sweep()
-            except BaseException:
-                with suppress(UnseeError):  # what went wrong first is what there is to say
-                    self.store.tidy()
-                raise
-            self.store.tidy()
+            finally:
+                self.store.tidy()
 
     @contextmanager
     def reading(self) -> Iterator[None]:

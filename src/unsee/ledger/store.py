@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from unsee.errors import UnseeError
-from unsee.files import Unwritten, flush, new_file
+from unsee.files import flush, new_file
 from unsee.ledger import schema
 from unsee.ledger.facts import SECRET, seal_images, seal_paths
 from unsee.ledger.log import Line
 from unsee.ledger.schema import LINE_CAP, NEXT, ROW_CAP, Kinds, clear, connect, connect_reading, migrate
+from unsee.progress import say
 from unsee.untrusted import parse_json
 
 FILE, HEAD = "ledger.db", "head.json"
@@ -243,14 +244,17 @@ class Store:
         self.drop(f"{SECRET}{request}")
 
     def tidy(self) -> None:
-        """Bring the write-ahead log, which may hold what was dropped, into the database and empty it."""
+        """Bring the write-ahead log, which may hold what was dropped, into the database and empty it.
+
+        Where there is no room for that, what was done is done none the less.
+        """
         try:
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            raise Unwritten(
-                f"the ledger '{self.folder}' is whole, but what it let go of is still in '{self.path.name}-wal': "
-                f"{error}. The next command that writes to it removes that."
-            ) from error
+            say(
+                f"the ledger '{self.folder}' is whole, but paths that it let go of may still be in "
+                f"'{self.path.name}-wal', which could not be emptied: {error}. The next command that writes does it."
+            )
 
     # Turns
 

@@ -1,0 +1,93 @@
+"""Ctrl-C, once and again: what is half written goes, and what is said of what stays is true."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from tests import small_ledger
+from tests.faults import (  # noqa: F401  (fixtures: base, model, made)
+    apply_flags,
+    forget_flags,
+    given_base,
+    given_run,
+    tree,
+)
+from tests.small_ledger import asked
+
+from unsee import files
+from unsee.cli import main
+from unsee.ledger.store import Store
+
+
+@pytest.fixture(autouse=True)
+def handler():
+    """After an interruption a process keeps its own, since it ends."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupt(*_: object, **__: object) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def last(capsys) -> str:
+    return str(capsys.readouterr().err.splitlines()[-1])
+
+
+def test_once(base, made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("unsee.vision.patch._write", interrupt)
+    assert main(apply_flags(base, made / "patch", tmp_path / "new")) == 130
+    assert list(tmp_path.iterdir()) == [] and last(capsys) == "stopped; nothing was written"
+
+
+def test_again_while_what_is_half_written_is_removed(base, made, tmp_path, monkeypatch, capsys):
+    rmtree, times = shutil.rmtree, []
+
+    def interrupted(path: Path, **named: object) -> None:
+        if not times:
+            interrupt()
+        times.append(path)
+        rmtree(path, **named)
+
+    monkeypatch.setattr("unsee.vision.patch._write", interrupt)
+    monkeypatch.setattr("unsee.files.shutil.rmtree", interrupted)
+    assert main(apply_flags(base, made / "patch", tmp_path / "new")) == 130
+    assert list(tmp_path.iterdir()) == [] and len(times) == 1
+    assert last(capsys) == "stopped; nothing was written"
+
+
+def test_what_cannot_be_removed_is_named_and_goes_with_the_next_command(base, made, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr("unsee.vision.patch._write", interrupt)
+        patch.setattr("unsee.files.shutil.rmtree", lambda *_, **__: None)
+        assert main(apply_flags(base, made / "patch", tmp_path / "new")) == 130
+    (left,) = tmp_path.iterdir()
+    assert f"could not remove '{left}', which the next command that writes there removes" in last(capsys)
+    files.write_json(tmp_path / "other.json", 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["other.json"]
+
+
+def test_a_command_that_resumes_says_so(base, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("unsee.forgetting.run.Forgetting.gradients", interrupt)
+    assert main(forget_flags(base, images, tmp_path / "run")) == 130
+    assert list(tmp_path.iterdir()) == [] and last(capsys) == "stopped; run the same command again to resume"
+
+
+def test_what_a_ledger_has_taken_in_stays_and_is_told(base, tmp_path, monkeypatch, capsys):
+    root = small_ledger.desk(tmp_path)
+    ledger = small_ledger.made(root, tmp_path / "ledger")
+    before = tree(ledger)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "add", interrupt)
+        assert main(small_ledger.add(root, ledger, "ada")) == 130
+    assert last(capsys) == "stopped; nothing was written"
+    assert tree(ledger).keys() == before.keys()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "tidy", interrupt)
+        assert main(small_ledger.add(root, ledger, "ada")) == 130
+    assert last(capsys) == "stopped; what was done before that stays: unsee requests list shows it"
+    assert main(asked("list", ledger)) == 0 and "received" in capsys.readouterr().out
