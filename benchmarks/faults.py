@@ -39,7 +39,7 @@ from unsee.ledger import audit, export, release, requests  # noqa: F401  (import
 from unsee.ledger.book import Ledger
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = "--steps 12 --batch 2 --stop 0 --no-bf16 --replay 4"  # what a random model shows is not judged
+SETTINGS = "--steps 12 --batch 2 --stop 0 --most-left 9 --no-bf16 --replay 4"  # what a random model shows is not judged
 TOLERANT = "--lookalikes 4 --most-left 9 --most-retained 9 --most-heldout 9 --most-earlier 9"
 SHARES = {"forget": 0.35, "apply": 0.15, "requests run": 0.35, "requests export": 0.15}
 MACHINES = ("seconds", "peak_memory_mib")  # of a manifest: what differs from run to run

@@ -23,7 +23,17 @@ from unsee.vision.folder import INDEX
 
 LANGUAGE, LOWER, UPPER = (f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3))
 SMALL = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "chat_template.jinja")
-FAST = ["--steps", "2", "--batch", "4", "--stop", "0", "--no-bf16"]  # what two steps leave is not judged
+FAST = [
+    "--steps",
+    "2",
+    "--batch",
+    "4",
+    "--stop",
+    "0",
+    "--most-left",
+    "9",
+    "--no-bf16",
+]  # what two steps leave is not judged
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from unsee.cli import COMMANDS, main
 
 @pytest.fixture
 def fast() -> list[str]:
-    return ["--steps", "2", "--batch", "4", "--stop", "0"]  # what two steps leave is not judged
+    return ["--steps", "2", "--batch", "4", "--stop", "0", "--most-left", "9"]  # what two steps leave is not judged
 
 
 def run(capsys, *args: object) -> tuple[int, str, str]:

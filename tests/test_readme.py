@@ -16,7 +16,7 @@ from unsee.cli import main
 README = Path(__file__).parent.parent / "README.md"
 MODELS = README.parent / "docs" / "models.md"
 REQUESTS = README.parent / "docs" / "requests.md"
-FEW = ["--steps", "2", "--stop", "0"]  # what two steps leave is not judged
+FEW = ["--steps", "2", "--stop", "0", "--most-left", "9"]  # what two steps leave is not judged
 
 
 def blocks(language: str, document: Path = README) -> list[str]:

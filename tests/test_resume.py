@@ -19,7 +19,7 @@ from unsee.errors import UnseeError
 from unsee.forgetting.optimizer import ProjectedAdam
 
 PATCH = "patch/patch.safetensors"
-FLAGS = ["--steps", "150", "--batch", "2", "--stop", "0"]
+FLAGS = ["--steps", "150", "--batch", "2", "--stop", "0", "--most-left", "9"]
 
 
 def command(model: Path, images: Path, out: Path, *flags: str) -> list[str]:

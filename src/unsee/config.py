@@ -39,6 +39,8 @@ class ForgetConfig:
     """contrastive loss under which an image counts as forgotten and pushes no further"""
     stop: float = 0.2
     """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
+    most_left: float = 0.4
+    """share of its identity that held-back views of any concept may show at the end; beyond: not to be released"""
     anchor: float = 3.0
     """weight that holds forget images to their targets, which keep what else is visible"""
     leave: float = 0.0
@@ -79,7 +81,7 @@ class ForgetConfig:
         for name, allowed in (("constraint", get_args(Constraint)), ("region", get_args(Region))):
             if getattr(self, name) not in allowed:
                 raise UnseeError(f"--{name} '{getattr(self, name)}'. {nearest(getattr(self, name), allowed)}")
-        _positive(self, "steps", "batch", "lr", "temperature", "depth")
+        _positive(self, "steps", "batch", "lr", "temperature", "depth", "most_left")
 
     def hold(self, concepts: int) -> float:
         """Weight of each of so many settled concepts."""
@@ -133,7 +135,7 @@ class LedgerConfig(ForgetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "most_left", "most_retained", "most_heldout", "most_earlier", "attempts")
+        _positive(self, "most_retained", "most_heldout", "most_earlier", "attempts")
         if self.region != "neutral":
             raise UnseeError(f"--region is {self.region}; requests in a ledger are forgotten to the region neutral.")
 

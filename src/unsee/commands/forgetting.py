@@ -88,10 +88,10 @@ def forget(
         with processes.alike():
             if processes.first():
                 runs.write_run(out, asked, request, result, statistics, started)
-    done, count = "forgotten" if result.forgotten is not False else "NOT forgotten", len(result.patch.tensors)
+    done, count = "forgotten" if result.forgotten else "NOT forgotten", len(result.patch.tensors)
     tell(f"{out}: {len(request.forget)} concept(s) {done}, {count} tensors changed ({result.stopped})")
     tell(f"retained outputs of a layer move by at most {max(result.certificates.values()):.1%} of their energy")
-    if result.forgotten is False:
+    if not result.forgotten:
         alarm(*_not_forgotten(out, result, config), head="not forgotten: ", text="red")
         return NOT_FORGOTTEN
     tell(f"next: unsee apply --model {model} --patch {out / 'patch'} --out NEW_MODEL")
@@ -105,7 +105,7 @@ def _not_forgotten(out: Path, result: Result, config: ForgetConfig) -> list[str]
     more = f"more --steps than {config.steps}" if steps >= config.steps else f"a lower --stop than {config.stop:g}"
     return [
         f"held-back views still show {result.share:.0%} of their identity after {steps} steps, those of '{most}' "
-        f"{result.left[most]:.0%}; --stop asks for less than {config.stop:.0%}.",
+        f"{result.left[most]:.0%}; --most-left is {config.most_left:.0%}.",
         f"A model with this patch must not be released. '{out}' is written, so that it can be looked at.",
         f"What helps: {more}, {other}; and no image of what is to be forgotten among --retain, --neutral or the "
         f"--statistics.",

@@ -33,8 +33,7 @@ class Forgotten:
     """What a request did: ``delta`` (layer → W − W_before, float32), per-layer certificates, the loop's history.
 
     ``left``: share of its identity that held-back views of each concept still show; ``share``: the mean of all views.
-    ``forgotten``: whether all concepts show less than ``stop``; None: 0 does not judge. Not forgotten, a model must not
-    be released.
+    ``forgotten``: whether no concept shows more than ``most_left``. Else a model with it must not be released.
     """
 
     delta: dict[str, Tensor]
@@ -44,7 +43,7 @@ class Forgotten:
     rank: dict[str, float]
     left: dict[str, float]
     share: float
-    forgotten: bool | None
+    forgotten: bool
 
 
 class Module(Protocol):
@@ -262,8 +261,8 @@ class Forgetting:
                     m.weight.copy_(m.weight.to(self.dtypes[n]))
         shown = self._shown()
         left, share = processes.from_first((self._by_concept(shown), float(shown.mean())))
-        none_left = max(left.values()) < config.stop if config.stop > 0 else None
-        verdict = self._verdict(share, max(left.values()))
+        none_left = all(of <= config.most_left for of in left.values())  # a NaN is none
+        verdict = self._verdict(share, max(left.values()), none_left)
         return Forgotten(self.delta(), self._certificates(), history, verdict, self.rank, left, share, none_left)
 
     def delta(self) -> dict[str, Tensor]:
@@ -278,10 +277,10 @@ class Forgetting:
                 found[n] = nullspace.certificate(self.layers[n].weight.detach() - start, start, second)
         return {n: found[n] for n in self.layers}
 
-    def _verdict(self, share: float, most: float) -> str:
+    def _verdict(self, share: float, most: float, none_left: bool) -> str:
         left = f"held-back views show {100 * share:.0f} % of their identity after {len(self.history)} steps"
-        asked = f"{100 * most:.0f} % of the concept that shows most; --stop is {100 * self.config.stop:.0f} %"
-        return left if self.config.stop <= 0 or most < self.config.stop else f"{left}, {asked}"
+        asked = f"{100 * most:.0f} % of the concept that shows most; --most-left is {100 * self.config.most_left:.0f} %"
+        return left if none_left else f"{left}, {asked}"
 
     def _origin(self) -> str:
         """Hash of all that the run's result depends on, and of nothing that is computed from it.
