@@ -22,7 +22,6 @@ from unsee.evaluation import engine as engines
 from unsee.evaluation import pictures
 from unsee.evaluation.ask import Prompt
 from unsee.evaluation.engine import TransformersEngine, open_engine
-from unsee.evaluation.plain import ending, worded
 from unsee.evaluation.rounds import Ask, plan
 
 CHOICES = ["Alba Ashafel", "unknown", "pizza", ""]
@@ -157,58 +156,6 @@ def test_likelihoods_are_those_of_each_answer_alone(pair):
             hit = hit or any(likelihood.hits)
     best = TransformersEngine(model, processor).generate(asked[:1], 4)[0].split()[0]
     assert TransformersEngine(model, processor).score(asked[:1], [[best]])[0][0].hits == (True,)
-
-
-def test_the_end_of_a_turn_is_scored_as_the_chat_format_writes_it(pair):
-    """CLEAR's labels are all that the format writes behind the question; here the processor's own text is read."""
-    model, processor = pair
-    asked, said = Prompt(WORDS[0], SHOTS[0]), "Alba Ashafel"
-    talk = [
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked.text}]},
-        {"role": "assistant", "content": [{"type": "text", "text": said}]},
-    ]
-    text = processor.apply_chat_template(talk)
-    inputs = dict(processor(text=[text], images=[SHOTS[0].load()], return_tensors="pt"))
-    if hasattr(model.model, "rope_deltas"):
-        model.model.rope_deltas = None
-    with torch.no_grad():
-        logits = model(**inputs).logits[0, -4:-1].log_softmax(-1)
-    wanted = logits[range(3), inputs["input_ids"][0, -3:]]
-    assert processor.tokenizer.decode(inputs["input_ids"][0, -1]) == "</s>"
-    mean, square = ((logits.exp() * of).sum(-1) for of in (logits, logits**2))
-    for end in ("token", "written", "closed"):
-        (found,) = TransformersEngine(model, processor).score([replace(asked, end=end)], [[said]])[0]
-        assert found.logprobs == pytest.approx(wanted.tolist(), abs=1e-4)
-        spread = (wanted - mean) / (square - mean**2).sqrt()
-        assert found.scaled == pytest.approx(spread.tolist(), rel=1e-2, abs=1e-2)
-    (found,) = TransformersEngine(model, processor).score([asked], [[said]])[0]
-    assert found.logprobs == pytest.approx(wanted[:2].tolist(), abs=1e-4)
-
-
-def test_endings_of_chat_formats(pair):
-    processor, kept = pair[1], pair[1].chat_template
-    written = {  # what LLaVA-1.5 writes; what Qwen2-VL writes; nothing
-        "{{ m['content'][0]['text'] + ' ' }}": (" ", "</s>", " </s>"),
-        "{{ m['content'][0]['text'] + '<|im_end|>\n' }}": ("<|im_end|>\n", "<|im_end|>", "<|im_end|>\n</s>"),
-        "{{ m['content'][0]['text'] }}": ("", "</s>", "</s>"),
-    }
-    try:
-        for how, endings in written.items():
-            processor.chat_template = "{% for m in messages %}" + how + "{% endfor %}"
-            assert tuple(ending(processor, end) for end in ("written", "token", "closed")) == endings
-            assert ending(processor, "") == ""
-        processor.chat_template = None
-        assert ending(processor, "written") == "</s>"
-    finally:
-        processor.chat_template = kept
-
-
-def test_a_bare_prompt_is_what_is_left_without_special_tokens(pair):
-    """CLEAR's own code decodes the prompt without them and asks with what is left, up to the answer."""
-    assert worded(pair[1], Prompt("Who is this ?", bare=True)) in (
-        "USER: Who is this ? ASSISTANT: ",
-        "user Who is this ? assistant ",
-    )
 
 
 def test_nothing_to_ask_and_nothing_to_score(pair):

@@ -145,6 +145,15 @@ def test_clear_scores_the_end_of_the_turn_with_the_answer() -> None:
     assert set(scored) == {"written"} and {a.prompt.end for a in asks(mllmu(), "strict").values()} == {""}
 
 
+def test_the_published_clear_scores_from_too_early_in_chat_formats() -> None:
+    for layout, early in (("chat", True), ("llava", False)):
+        put = asks(clear(), original=True, layout=layout)
+        assert {a.prompt.early for a in put.values() if a.answers and a.prompt.image} == {early}
+        assert not any(a.prompt.early for a in asks(clear(), layout=layout).values())
+    bare = asks(clear(), original=True, layout="chat")["forget/1/name#blind"].prompt
+    assert bare.bare and bare.image is None and bare.text == "The name of the person on the image is "
+
+
 def test_the_published_clear_scores_cells_as_they_stand() -> None:
     cells = Cells("Ada Ash ", "", (" Ben Brin", ""))
     put = asks(changed(clear(), forget_1_name=cells), original=True)

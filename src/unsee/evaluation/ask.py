@@ -20,7 +20,8 @@ class Prompt:
     ``bare``: around ``text`` is what a tokenizer that skips special tokens leaves of the chat format with an image.
     ``end``: what is scored with an answer, behind it. token: the token that ends the turn in the chat format, or the
     tokenizer's where the format has none; written: all that the format writes there, blanks too; closed: that, and the
-    tokenizer's token unless it ends with it.
+    tokenizer's token unless it ends with it. ``early``: scored from where the answer would begin if an image took one
+    token, so that some of the prompt's tokens count as the answer's.
     """
 
     text: str
@@ -29,6 +30,7 @@ class Prompt:
     before: tuple[ImageRef, ...] = ()
     bare: bool = False
     end: End = ""
+    early: bool = False
 
     @property
     def images(self) -> list[ImageRef]:

@@ -174,9 +174,9 @@ class TransformersEngine(Batched):
     def _score(self, part: list[Ask]) -> list[list[Scored]]:
         if not self._scores:
             return [self._one_by_one(ask) for ask in part]
-        full = [i for i, ask in enumerate(part) if ask.answers]
+        full = [i for i, ask in enumerate(part) if ask.answers and not ask.early]
         asks = [part[i] for i in full]
-        found: list[list[Scored]] = [[] for _ in part]
+        found = [self._one_by_one(ask) if ask.early else [] for ask in part]
         if not asks:
             return found
         texts, names = [ask.text for ask in asks], [",".join(ask.pictures) for ask in asks]
@@ -190,7 +190,7 @@ class TransformersEngine(Batched):
 
     def _one_by_one(self, ask: Ask) -> list[Scored]:
         images = self.album.open(ask.pictures)
-        return [_listed(*self.plain.score(ask.text, images, answer)) for answer in ask.scored]
+        return [_listed(*self.plain.score(ask.text, images, answer, ask.early)) for answer in ask.scored]
 
     def _seen(self, part: list[Ask]) -> list[list[Encoded]]:
         """Of the images of each ask of a batch, in which all have them or none has."""
@@ -246,7 +246,8 @@ def asks_of(tutor: Tutor, album: Album, prompts: Sequence[Prompt], answers: Sequ
         words = (prompt.text, prompt.raw, prompt.bare, len(shown))
         text = texts[words] if words in texts else texts.setdefault(words, worded(tutor.processor, prompt))
         length = len(tutor.read(text)) + sum(len(tutor.answer(a)) for a in of) + sum(size(p.size) for p in shown)
-        asks.append(Ask(text, tuple(p.digest for p in shown), of, length, behind(prompt.end) if of else ""))
+        how = (behind(prompt.end), prompt.early) if of else ("", False)
+        asks.append(Ask(text, tuple(p.digest for p in shown), of, length, *how))
     return asks
 
 

@@ -130,8 +130,13 @@ class Plain:
 
     @torch.no_grad()
     @_told()
-    def score(self, text: str, images: Sequence[PIL.Image.Image], answer: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each token of ``answer``: log-probability, whether it is the likeliest, and ``answer.scaled``."""
+    def score(
+        self, text: str, images: Sequence[PIL.Image.Image], answer: str, early: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each token of ``answer``: log-probability, whether it is the likeliest, and ``answer.scaled``.
+
+        ``early``: see ``Prompt``.
+        """
         tokens = torch.tensor(self.tutor.answer(answer)[:-1], dtype=torch.long)
         inputs, n = self.inputs(text, images), len(tokens)
         if n == 0:
@@ -141,6 +146,9 @@ class Plain:
                 more = inputs[name][:, -1:].repeat_interleave(n, dim=1)
                 inputs[name] = torch.cat([inputs[name], more], dim=1)
         inputs["input_ids"][0, -n:] = tokens
+        if early:
+            tokens = inputs["input_ids"][0, len(self.tutor.read(text)) :].cpu()
+            n = len(tokens)
         logits = self.model(**inputs, use_cache=False).logits[0, -n - 1 : -1].float().log_softmax(-1).cpu()
         scores = logits[torch.arange(n), tokens]
         return scores, logits.argmax(-1) == tokens, scaled(logits, scores)

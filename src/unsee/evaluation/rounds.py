@@ -19,7 +19,7 @@ from unsee.progress import progress
 class Ask:
     """One prompt as the model reads it. ``pictures``: hashes of its images' pixels. ``length``: in tokens, all told.
 
-    ``end``: text that is scored behind each of ``answers``.
+    ``end``: text that is scored behind each of ``answers``. ``early``: see ``Prompt``.
     """
 
     text: str
@@ -27,6 +27,7 @@ class Ask:
     answers: tuple[str, ...] = ()
     length: int = 0
     end: str = ""
+    early: bool = False
 
     @property
     def scored(self) -> list[str]:

@@ -92,6 +92,11 @@ class VllmEngine(Batched):
         return [out.outputs[0].text.strip() for out in self._run([self._prompt(ask) for ask in part], params)]
 
     def _score(self, part: list[Ask]) -> list[list[Scored]]:
+        if any(ask.early for ask in part):
+            raise UnseeError(
+                "CLEAR's own code scores the image's tokens too in this chat format, which vLLM does not tell. "
+                "Take --backend transformers, or leave --original out."
+            )
         pairs = [(ask, self.tutor.answer(answer)[:-1]) for ask in part for answer in ask.scored]
         params = self.vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1)
         outs = iter(self._run([self._prompt(ask, tokens) for ask, tokens in pairs if tokens], params))

@@ -157,7 +157,7 @@ def _prompt(question: str, entry: Entry, setting: Setting) -> Prompt:
     image = entry.question.image
     end: End = "written" if setting.original else "token"
     if setting.layout == "chat":
-        return Prompt(question, image, end=end)
+        return Prompt(question, image, end=end, early=setting.original and image is not None)
     text = f"USER: <image>\n{question} ASSISTANT:" if image else f"USER: {question} ASSISTANT:"
     return Prompt(text, image, True, end=end)
 
