@@ -216,7 +216,10 @@ def _taken(ledger: Ledger, concepts: Concepts, config: LedgerConfig, state: Stat
         among_them = [among(c.images, pictures) for c in concepts]
     found = [Concept(c.id, images) for c, images in zip(concepts, among_them, strict=True)]
     found = [c for c in found if c.images]
-    return api.statistics(ledger.body.put({}), None, found, config) if found else None
+    same = replace(
+        config, layers=",".join(state.retained.layers)
+    )  # a file of statistics can be of more than train here
+    return api.statistics(ledger.body.put({}), None, found, same) if found else None
 
 
 def exemplars(ledger: Ledger, batch: list[Entry]) -> Concepts:
