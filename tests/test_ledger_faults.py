@@ -106,7 +106,7 @@ def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("what", ["unsee.vision.patch.save_file", "unsee.forgetting.moments.save_file"])
+@pytest.mark.parametrize("what", ["unsee.vision.patch.save_file", "unsee.forgetting.stored.save_file"])
 def test_a_full_disk(what, ledger, unbroken, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(what, full)
