@@ -282,6 +282,38 @@ def test_a_settings_file_with_unknown_keys(tmp_path, capsys):
     assert "2 unknown key(s)" in err and "Did you mean 'steps'?" in err and "Did you mean 'batch'?" in err
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[" * 100_000, "is not YAML"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "alias"),
+        ("#" * 2**21, "is larger than"),
+        ("steps: [1, 2]", "'steps' holds several values"),
+        ("- steps", "holds no settings"),
+        ("steps: !!python/object/apply:os.system [exit]", "is not YAML"),
+        ('out: "a\\0b"\nmodel: m\nforget: f', "null character"),
+        ("\x00\xff", "is not YAML"),
+    ],
+)
+def test_a_settings_file_of_a_stranger(text, why, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(text, encoding="latin-1")
+    code, _, err = run(capsys, "forget", "--config", tmp_path / "c.yaml")
+    assert code == 2 and why in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_settings_file_that_is_a_pipe(tmp_path, capsys):
+    os.mkfifo(tmp_path / "c.yaml")
+    code, _, err = run(capsys, "forget", "--config", tmp_path / "c.yaml")
+    assert code == 2 and "is not a regular file" in err
+
+
+def test_a_setting_without_a_value_is_not_given(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(f"model: nowhere\nforget: {tmp_path}\nretain:\nout: {tmp_path / 'new'}\n")
+    code, _, err = run(capsys, "forget", "--config", tmp_path / "c.yaml")
+    assert code == 2 and "None" not in err
+
+
 def test_a_file_size_limit_leaves_nothing_behind(checkpoints, images, tmp_path, capsys, fast):
     """The nearest to a full disk that a test can have: the operating system refuses to write on."""
     with full_disk(1 << 20):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from unsee import files
 from unsee.errors import UnseeError
-from unsee.files import at_work, new_file, new_folder, sweep, write_json
+from unsee.files import at_work, locked, new_file, new_folder, sweep, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -166,3 +168,23 @@ def test_a_name_that_no_system_takes(name, tmp_path):
     with pytest.raises(UnseeError), new_folder(tmp_path / name):
         pass
     assert names(tmp_path) == []
+
+
+def test_a_system_without_flock(tmp_path, monkeypatch):
+    """Windows: a file that is open is not removed there, and readers keep one another out."""
+    taken = set[str]()
+
+    def locking(number: int, how: int, size: int) -> None:
+        place = os.readlink(f"/proc/self/fd/{number}")
+        if place in taken:
+            raise OSError("taken")
+        taken.add(place)
+
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=1, locking=locking))
+    write_json(tmp_path / "a.json", 1)
+    (tmp_path / "lock").touch()
+    told = pytest.raises(UnseeError, match="is at work on the ledger")
+    with locked(tmp_path / "lock", "ledger", shared=True), told, locked(tmp_path / "lock", "ledger"):
+        pass
+    assert names(tmp_path) == ["a.json", "lock"]

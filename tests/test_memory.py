@@ -17,3 +17,10 @@ def test_large_blocks_go_back_where_the_checkpoint_is_large(size, asked, tmp_pat
             file.truncate(size)  # a hole
     memory.steady_memory(tmp_path if size is not None else "llava-hf/llava-1.5-7b-hf")
     assert len(options) == asked and all(blocks == 2**20 for _, blocks in options)
+
+
+def test_a_system_without_resource_tells_by_psutil(monkeypatch):
+    told = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=7 * 2**20))
+    monkeypatch.setattr(memory, "resource", None)
+    monkeypatch.setattr(memory.psutil, "Process", lambda: told)
+    assert memory.peak_memory() == 7 * 2**20

@@ -15,6 +15,7 @@ import torch
 
 from unsee import resume
 from unsee.cli import main
+from unsee.commands.shared import checkpoints as checkpoints_of
 from unsee.errors import UnseeError
 from unsee.forgetting.optimizer import ProjectedAdam
 
@@ -117,6 +118,41 @@ def test_a_run_resumed_while_its_rate_falls_ends_where_it_would_have(checkpoints
     assert (once / PATCH).read_bytes() == (twice / PATCH).read_bytes()
     history = json.loads((twice / "metrics.json").read_text())["history"]
     assert [h["step"] for h in history if "left" in h] == [20] and len(history) == 30
+
+
+def test_a_second_run_to_the_same_output_is_told(checkpoints, images, tmp_path, capsys):
+    """While the first is at work: it says so in one line, and touches nothing of the first."""
+    out, ready, done = tmp_path / "run", tmp_path / "ready", tmp_path / "done"
+    child = os.fork()
+    if not child:
+        with checkpoints_of(out) as folder:
+            (folder / resume.FILE).write_text("the first's")
+            ready.touch()
+            while not done.exists():
+                time.sleep(0.01)
+        os._exit(0)
+    while not ready.exists():
+        time.sleep(0.01)
+    args = command(checkpoints["llava"], images, out)
+    assert main(args) == 2
+    assert f"error: another unsee is at work on '{out}'" in capsys.readouterr().err
+    assert (tmp_path / ".run.checkpoint" / resume.FILE).read_text() == "the first's"
+    done.touch()
+    os.waitpid(child, 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["done", "ready"]
+
+
+def test_what_a_run_writes_is_private(checkpoints, images, tmp_path, monkeypatch):
+    """It holds names, paths, features and statistics. A checkpoint on the way too."""
+    seen = list[int]()
+    monkeypatch.setattr(resume, "restore", lambda folder, *_: seen.append(folder.stat().st_mode) or (0, []))
+    out, sums = tmp_path / "run", tmp_path / "sums"
+    args = [*command(checkpoints["llava"], images, out), "--steps", "1", "--most-left", "9"]
+    assert main(args) == 0
+    statistics = ["--images", str(images / "known"), "--concepts", "ada", "--out", str(sums)]
+    assert main(["statistics", "--model", str(checkpoints["llava"]), *statistics]) == 0
+    modes = [p.stat().st_mode for p in (out, *out.rglob("*"), sums)]
+    assert not [m for m in (*modes, *seen) if m & 0o077] and len(seen) == 1
 
 
 def folder_study(images: Path, root: Path) -> list[str]:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 SMALL = 2**30  # bytes of a checkpoint whose peak is no trouble
 
@@ -55,6 +61,8 @@ def peak(device: str = "cpu") -> Iterator[Callable[[], int]]:
 
 def peak_memory() -> int:
     """The most memory this process held, in bytes."""
+    if resource is None:
+        return int(psutil.Process().memory_info().peak_wset)
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return highest if sys.platform == "darwin" else highest * 1024
 
