@@ -72,12 +72,14 @@ class Ledger:
         model, revision = self.store.get("model"), self.store.get("revision")
         if not isinstance(model, str) or not (revision is None or isinstance(revision, str)):
             raise UnseeError(f"the ledger '{self.folder}' names no model. Restore it from a copy.")
-        if not Path(model).is_absolute() and not hub.at_hand(model, revision):
-            raise UnseeError(
-                f"the ledger's model is '{model}' of the hub, commit {revision}, which is not on this machine, and a "
-                f"ledger fetches nothing. Where you trust it: unsee inspect --model {model} --revision {revision}"
-            )
-        return model, revision
+        if Path(model).is_absolute() or hub.at_hand(model, revision):
+            return model, revision
+        if not hub.NAME.fullmatch(model) or not revision:
+            raise UnseeError(f"the ledger's model is '{model[:200]}', no whole path and no commit of the hub's.")
+        raise UnseeError(
+            f"the ledger's model is '{model}' of the hub, commit {revision}, which is not on this machine, and a ledger "
+            f"fetches no model. Where you trust it: unsee inspect --model {model} --revision {revision}"
+        )
 
     def told(self) -> Retold:
         """What the log says of rows and files."""

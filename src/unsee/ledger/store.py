@@ -178,10 +178,9 @@ class Store:
 
     def lines(self, request: str = "") -> list[Line]:
         """All, or those about one request."""
-        found = self._lines(f"WHERE ? IN (request, '') ORDER BY number LIMIT {LINE_CAP + 1}", request)
-        if len(found) > LINE_CAP:
+        if self.rows(f"SELECT COUNT(*) FROM (SELECT 1 FROM log LIMIT {LINE_CAP + 1})")[0][0] > LINE_CAP:
             raise UnseeError(f"the log of '{self.path}' has more than {LINE_CAP:,} lines, the most that is read.")
-        return found
+        return self._lines("WHERE ? IN (request, '') ORDER BY number", request)
 
     def _lines(self, rest: str, *given: Any) -> list[Line]:
         rows = self.table("log", schema.LOG, rest, *given)
