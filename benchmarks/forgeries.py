@@ -68,9 +68,8 @@ def main() -> None:
         "seconds": round(time.perf_counter() - started, 1), "forgeries": len(rows),
         "found_by": dict(Counter(r["found_by"] for r in rows)), "not_as_expected": wrong, "rows": rows,
     })  # fmt: skip
-    print(
-        f"{out}: {len(rows)} forgeries, {dict(Counter(r['found_by'] for r in rows))}, not as expected: {wrong or 'none'}"
-    )
+    found_by = dict(Counter(r["found_by"] for r in rows))
+    print(f"{out}: {len(rows)} forgeries, {found_by}, not as expected: {wrong or 'none'}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,8 +198,13 @@ def findings(ledger: Path, noted: str = "") -> list[str]:
         return [str(error)]
 
 
-def test_there_are_enough_forgeries():
+def test_there_are_enough_forgeries_and_the_document_lists_what_needs_an_anchor():
     assert len({f.name for f in FORGERIES}) == len(FORGERIES) >= 60
+    document = (Path(__file__).parent.parent / "docs" / "requests.md").read_text(encoding="utf-8")
+    listed = {line.split(" | ")[0].removeprefix("| ") for line in document.splitlines() if line.startswith("| ")}
+    assert {f.name for f in FORGERIES if f.needs} <= listed
+    committed = json.loads((Path(__file__).parent.parent / "benchmarks/results/forgeries.json").read_text())
+    assert committed["not_as_expected"] == [] and committed["forgeries"] >= 60
 
 
 def test_a_ledger_of_an_older_unsee_is_whole_and_says_what_its_log_leaves_out(ledger, capsys):

@@ -198,6 +198,8 @@ def test_what_is_measured_again_can_hold_a_release_back(ledger, capsys):
     forging.rechain(ledger, edit)
     forging.sql(ledger, "UPDATE requests SET changed = ? WHERE place = 1", given=(json.dumps(strict),))
     assert "earlier is over its tolerance" in told(capsys, asked("release", ledger), 2)
+    assert main(asked("verify", ledger)) == 3
+    assert f"over tolerance: {ids(ledger)[0]}: earlier\n" in capsys.readouterr().err
     assert told(capsys, asked("release", ledger, "--despite")).count("released") == 3
 
 

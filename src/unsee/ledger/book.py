@@ -77,8 +77,8 @@ class Ledger:
         if not hub.NAME.fullmatch(model) or not revision:
             raise UnseeError(f"the ledger's model is '{model[:200]}', no whole path and no commit of the hub's.")
         raise UnseeError(
-            f"the ledger's model is '{model}' of the hub, commit {revision}, which is not on this machine, and a ledger "
-            f"fetches no model. Where you trust it: unsee inspect --model {model} --revision {revision}"
+            f"the ledger's model is '{model}' of the hub, commit {revision}, which is not on this machine. A ledger "
+            f"fetches none. Where you trust it: unsee inspect --model {model} --revision {revision}"
         )
 
     def told(self) -> Retold:
