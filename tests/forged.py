@@ -285,14 +285,27 @@ def figures_appended(ledger: Path) -> None:
 # Files
 
 
+FORGERIES += [
+    Forgery("one bit of a patch", lambda ledger: flip(turn(ledger) / "patch.safetensors")),
+    Forgery(
+        "patches swapped",
+        lambda ledger: swap(turn(ledger) / "patch.safetensors", turn(ledger, 1) / "patch.safetensors"),
+    ),
+    Forgery(
+        "shares swapped", lambda ledger: swap(turn(ledger) / "share.safetensors", turn(ledger, 1) / "share.safetensors")
+    ),
+    Forgery("one bit of the state", lambda ledger: flip(next((ledger / "state").iterdir()))),
+    Forgery("one bit of the base", lambda ledger: flip(ledger / "base.safetensors")),
+    Forgery("no state", lambda ledger: shutil.rmtree(ledger / "state")),
+    Forgery("no turns", lambda ledger: shutil.rmtree(ledger / "turns")),
+    Forgery("no head json", lambda ledger: (ledger / "head.json").unlink()),
+    Forgery("a patch gone", lambda ledger: shutil.rmtree(turn(ledger))),
+]
+
+
 @forgery()
 def head_json_edited(ledger: Path) -> None:
     (ledger / "head.json").write_text(json.dumps({"line": 1, "hash": "0" * 64}))
-
-
-@forgery()
-def no_head_json(ledger: Path) -> None:
-    (ledger / "head.json").unlink()
 
 
 @forgery()
@@ -322,28 +335,8 @@ def more_metadata_in_a_patch(ledger: Path) -> None:
 
 
 @forgery()
-def one_bit_of_a_patch(ledger: Path) -> None:
-    flip(turn(ledger) / "patch.safetensors")
-
-
-@forgery()
-def patches_swapped(ledger: Path) -> None:
-    swap(turn(ledger) / "patch.safetensors", turn(ledger, 1) / "patch.safetensors")
-
-
-@forgery()
-def shares_swapped(ledger: Path) -> None:
-    swap(turn(ledger) / "share.safetensors", turn(ledger, 1) / "share.safetensors")
-
-
-@forgery()
 def one_tensor_more_in_a_share(ledger: Path) -> None:
     resave(turn(ledger) / "share.safetensors", lambda tensors, _: tensors.update({"face": torch.zeros(2)}))
-
-
-@forgery()
-def a_patch_gone(ledger: Path) -> None:
-    shutil.rmtree(turn(ledger))
 
 
 @forgery()
@@ -376,28 +369,8 @@ def the_state_by_a_link(ledger: Path) -> None:
 
 
 @forgery()
-def one_bit_of_the_state(ledger: Path) -> None:
-    flip(next((ledger / "state").iterdir()))
-
-
-@forgery()
 def the_base_in_place_of_the_state(ledger: Path) -> None:
     shutil.copyfile(ledger / "base.safetensors", next((ledger / "state").iterdir()))
-
-
-@forgery()
-def one_bit_of_the_base(ledger: Path) -> None:
-    flip(ledger / "base.safetensors")
-
-
-@forgery()
-def no_state(ledger: Path) -> None:
-    shutil.rmtree(ledger / "state")
-
-
-@forgery()
-def no_turns(ledger: Path) -> None:
-    shutil.rmtree(ledger / "turns")
 
 
 @forgery()
