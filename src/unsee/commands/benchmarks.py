@@ -52,7 +52,7 @@ def evaluate(
         out: new folder
         source: the benchmark's folder as downloaded, or a hub name; without it the benchmark's own on the hub
         protocol: official: prompts, examples and scoring as published; strict: what these miss
-        original: official with the published code's faults, but with a seed
+        original: as the published code does it, its faults included, but with a seed
         compare: other models, NAME=MODEL; vanilla (before forgetting) and gold (never taught the forgotten) are known;
             NAME#1=… NAME#2=… differ in their seed, and get a row with their mean
         seed: of all that is chosen by chance
