@@ -299,3 +299,8 @@ def test_two_sets_of_a_run_are_not_mixed_up(base, made, tmp_path, capsys):
     assert "none of the 0 patch(es)" in refused(capsys, apply_flags(base, made / "undo", tmp_path / "x"), tmp_path)
     said = refused(capsys, revert_flags(tmp_path / "new", made / "patch", tmp_path / "x"), tmp_path)
     assert "lies in the checkpoint already" in said
+
+
+def test_a_tensor_that_the_model_lacks_is_said_so(base):
+    with pytest.raises(UnseeError, match="has no tensor nobody.weight"):
+        Checkpoint.stored(base).entry("nobody.weight")

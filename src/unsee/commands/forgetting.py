@@ -94,7 +94,8 @@ def forget(
     if not result.forgotten:
         alarm(*_not_forgotten(out, result, config), head="not forgotten: ", text="red")
         return NOT_FORGOTTEN
-    tell(f"next: unsee apply --model {model} --patch {out / 'patch'} --out NEW_MODEL")
+    own_code = " --trust-remote-code" if trust_remote_code else ""
+    tell(f"next: unsee apply --model {model} --patch {out / 'patch'} --out NEW_MODEL{own_code}")
     return 0
 
 

@@ -245,15 +245,16 @@ def audit(*, ledger: Path, head: str = "") -> None:
     tell(f"end of the log, to be noted elsewhere: {end}")
 
 
-def export(*, ledger: Path, out: Path) -> None:
+def export(*, ledger: Path, out: Path, trust_remote_code: bool = False) -> None:
     """Write the checkpoint to serve, a certificate for each released request, and the log.
 
     Args:
         ledger: folder that `unsee requests init` wrote
         out: new folder for model/, patch/, certificates/ and log.jsonl
+        trust_remote_code: run code that the model brings along, where it alone tells which tensors are visual
     """
     refuse_existing(out)
-    opened = _open(ledger, reading=True)
+    opened = _open(ledger, reading=True, trust=trust_remote_code)
     from unsee.ledger.export import export
 
     done = export(opened, out)

@@ -18,7 +18,7 @@ from unsee.ledger.requests import figures_of
 from unsee.ledger.store import Entry
 from unsee.report.certificate import write_certificate
 from unsee.vision import patch as patches
-from unsee.vision.patch import apply_patch, fingerprint
+from unsee.vision.patch import Trust, apply_patch, fingerprint
 
 
 def export(ledger: Ledger, out: Path) -> list[str]:
@@ -42,7 +42,7 @@ def export(ledger: Ledger, out: Path) -> list[str]:
         patch, _ = patches.make(before, after, info)
         with new_folder(out) as folder:
             patch.save(folder / "patch")
-            apply_patch(model, folder / "patch", folder / "model")
+            apply_patch(model, folder / "patch", folder / "model", Trust(code=ledger.trust))
             served = {"turns": turns, "changed": fingerprint(patch.tensors)}
             (folder / "certificates").mkdir()
             for entry in entries:

@@ -116,6 +116,8 @@ class Checkpoint:
 
     def entry(self, name: str) -> Entry:
         """UnseeError: the file that should hold tensor ``name`` is missing, damaged, lacks it or has another shape."""
+        if name not in self.shards:
+            raise UnseeError(f"'{shown(self.name)}' has no tensor {shown(name)[:200]}. Give the model it is of.")
         file = self.shards[name]
         header = self._header(file)
         if name not in header:
