@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ STRANGE: dict[str, Callable[..., Any]] = {
     "not symmetric": matrix(torch.triu),
     "of no inputs": matrix(off_diagonal),
     "zero": matrix(torch.zeros_like),
+    "huge": matrix(lambda m: m * 1e300),
+    "replay huge": part("between", lambda x: x * 1e30),
     "not square": matrix(lambda m: m[:3]),
     "float32": matrix(lambda m: m.float()),
     "a vector": matrix(lambda m: m[0]),
@@ -130,6 +133,17 @@ def test_sums_that_no_images_have(kind, good, tmp_path):
     with pytest.raises(UnseeError, match="is not a whole file of moments written by unsee") as error:
         Moments.load(file)
     assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["another width", "another layer", "no layer"])
+def test_layers_that_the_model_lacks(change):
+    model = torch.nn.ModuleDict({KEY: torch.nn.Linear(7 if change == "another width" else 6, 2)})
+    moments = some() if change == "another width" else replace(some(), layers={"../x": KEY})
+    if change == "another layer":
+        model = torch.nn.ModuleDict({"other": torch.nn.ReLU()})
+        moments = replace(some(), layers={"other": KEY})
+    with pytest.raises(UnseeError, match="of 6 inputs, and the model has none such"):
+        moments.refuse_unlike(model, moments.layers)
 
 
 def test_nobody_else_may_read_them(good):

@@ -89,6 +89,8 @@ def prepare(
             f"the statistics tell nothing of {len(unknown)} layer(s) that would train, first {unknown[0]}. Record them "
             f"with as much depth: unsee statistics --depth {config.depth} …, or train less: --depth."
         )
+    if moments:
+        moments.refuse_unlike(visual.model, trained)
     upper = _agreed(Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing))
     altered, aims = copies(request.forget), list[Tensor]()
     at_base = {"model": _before(visual, base) or meta["model"]}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,6 +59,20 @@ class Moments:
         if self.counts[key] == 0:
             raise UnseeError(f"the moments of layer '{layer}' hold no rows: record them over at least one image.")
         return self.matrices[key] / self.counts[key]
+
+    def refuse_unlike(self, model: nn.Module, layers: Iterable[str]) -> None:
+        """UnseeError: ``model`` has one of ``layers`` not at all, or of another width than was recorded."""
+        for name in layers:
+            try:
+                found: Any = model.get_submodule(name)
+            except AttributeError:
+                found = None
+            width = len(self.matrices[self.layers[name]])
+            if not isinstance(found, nn.Linear) or found.in_features != width:
+                raise UnseeError(
+                    f"the statistics are of a layer '{shown(name)[:200]}' of {width} inputs, and the model has none "
+                    f"such. Make them again: unsee statistics --model … --images …"
+                )
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both sets of images. UnseeError: other layers, widths or meta."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unsee.errors import UnseeError
-from unsee.forgetting.stored import counted
+from unsee.forgetting.stored import LARGEST, counted
 
 NEAR = (0.5, 0.75)  # of the way from the mean to a concept: where its lookalikes begin and end
 RANK = 256  # directions that are kept of each covariance; up to twice as many are exact
@@ -116,6 +116,8 @@ class Replay:
             raise ValueError("replay: its shapes do not fit")
         if not all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in tensors.values()):
             raise ValueError("replay: it holds NaN or Inf, or other than float32")
+        if any(float(p.abs().max()) > LARGEST for p in tensors.values() if p.numel()):
+            raise ValueError("replay: its numbers are larger than any model's")
         concepts, images = counted(info["concepts"]), counted(info["images"])
         if not 1 <= concepts <= images or not isinstance(block, str):
             raise ValueError("replay: its counts cannot be")

@@ -19,6 +19,8 @@ from unsee.vision.headers import parsed, refuse_hollow
 VERSION = 2  # of the files written by save_state
 TENSORS = 10_000  # most of a file; the largest tower has a thousand layers
 COUNT = 2**53  # most that is counted: a float holds it exactly
+LARGEST = 1e12  # of what goes into a layer; ten million times what was ever seen, and its square is still a float32
+ROWS = 1e12
 ROUNDING = 1e-6  # of a matrix's largest entry: sums and differences of many requests are off by less
 
 
@@ -74,6 +76,8 @@ def refuse_impossible(matrix: Tensor) -> None:
     """
     if not torch.isfinite(matrix).all():
         raise ValueError("NaN or Inf")
+    if matrix.numel() and float(matrix.abs().max()) > LARGEST**2 * ROWS:
+        raise ValueError("second moments larger than any model's")
     power = matrix.diagonal()
     off = ROUNDING * float(matrix.abs().max()) if matrix.numel() else 0.0
     if power.numel() and float(power.min()) < -off:

@@ -30,6 +30,7 @@ class Body:
                 "the model is not the one that the ledger's statistics were recorded with. Give that one, or make the "
                 "statistics again: unsee statistics --model … --images …"
             )
+        state.retained.refuse_unlike(visual.model, state.retained.layers)
         self.visual, self.checkpoint, self.layers = visual, visual.checkpoint, list(state.retained.layers)
         self.disk = {module.removesuffix(".weight"): disk for disk, module in self.checkpoint.visual.items()}
         self.base = {n: self._layer(n).weight.detach().clone() for n in self.layers}
