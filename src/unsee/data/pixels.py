@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import PIL.Image
@@ -22,6 +24,8 @@ HERE = ("JPEG", "PNG", "WEBP")  # decoded in this process; every other one in on
 MEGA = 1_000_000
 EXIF = 64 * 2**10  # bytes that are looked at for the orientation, which stands at the beginning
 ORIENTATION = 0x0112
+LARGE = 16 * MEGA  # pixels, from which images are decoded one at a time: 64 megapixels take a gigabyte meanwhile
+_ALONE = Lock()
 SCANNED = 1_500 * MEGA  # pixels times scans of a JPEG, each of which goes over all pixels; usual are up to 12 scans
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx")
 TURNS = {
@@ -83,6 +87,8 @@ def pixels(data: bytes, kind: str, caps: Caps) -> PIL.Image.Image:
         raise
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
         raise BadImage(None, f"more than {caps.pixels / MEGA:g} megapixels") from error
+    except PIL.UnidentifiedImageError as error:
+        raise BadImage(None, f"broken image: it begins as {kind} does and goes on otherwise") from error
     except (
         Exception
     ) as error:  # on broken bytes Pillow raises OSError, SyntaxError, struct.error, zlib.error, IndexError …
@@ -109,10 +115,11 @@ def _decoded(data: bytes, kind: str, caps: Caps, exif: bytes = b"") -> PIL.Image
     with PIL.Image.open(io.BytesIO(data), formats=[kind]) as image:
         _refuse_size(*image.size, caps)  # before anything is unpacked
         _refuse_kind(image, data, kind)
-        image.load()
-        if exif:
-            image.info["exif"] = exif
-        return upright(image)
+        with _ALONE if image.width * image.height > LARGE else nullcontext():
+            image.load()
+            if exif:
+                image.info["exif"] = exif
+            return upright(image)
 
 
 def upright(image: PIL.Image.Image) -> PIL.Image.Image:
