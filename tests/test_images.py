@@ -4,6 +4,7 @@ import base64
 import io
 import os
 import struct
+import sys
 import zlib
 
 import pytest
@@ -15,6 +16,7 @@ from PIL.TiffImagePlugin import IFDRational
 from unsee.concepts import ImageRef
 from unsee.data import apart
 from unsee.data.images import BadImage, Caps, FileImage, check, decode, digest, leaves
+from unsee.errors import UnseeError
 
 HEIC = (  # 48×48, of libheif's encoder, which comes under a licence of its own
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAA"
@@ -271,6 +273,13 @@ def test_what_ends_its_decoder_is_a_bad_image_and_the_next_is_read(monkeypatch):
         decode(tiff(*((1000 + k, 1, 30_000_000, 8) for k in range(60_000)), body=bytes(31_000_000)))
     monkeypatch.undo()
     assert decode(encoded(format="AVIF")).size == (24, 16)
+
+
+def test_a_decoder_that_does_not_start_is_no_fault_of_the_image(monkeypatch):
+    apart._reader.stop()
+    monkeypatch.setattr(apart, "COMMAND", [sys.executable, "-c", "raise ImportError"])
+    with pytest.raises(UnseeError, match="does not run. Install unsee with what it needs"):
+        decode(encoded(format="GIF"))
 
 
 def metadata(format, name):

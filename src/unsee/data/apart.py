@@ -9,24 +9,30 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import resource
-import select
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from threading import Lock
-from typing import IO, Any, BinaryIO
+from threading import Lock, Timer
+from typing import Any, BinaryIO
 
 import PIL.Image
 
 from unsee.data.pixels import BadImage, Caps, pixels
+from unsee.errors import UnseeError
+
+try:
+    import resource
+except ImportError:  # Windows, where the other process is bounded in time alone
+    resource = None  # type: ignore[assignment]
 
 MEMORY = 2 * 2**30  # bytes of the other process; 64 megapixels of HEIC take half of it
 SECONDS = 10  # of its processor, for one image
 SPEED = 20 * 2**20  # bytes a second of a parquet file, beside that
 WAIT = 300  # seconds on a machine that has other work too
 THREADS = 4  # each reserves memory
+COMMAND = [sys.executable, "-P", "-m", "unsee.data.apart"]
 
 
 class _Reader:
@@ -44,44 +50,59 @@ class _Reader:
             try:
                 said, raw = self._ask(json.dumps(task).encode() + b"\n" + data, WAIT + 2 * task["seconds"])
             except (OSError, ValueError, EOFError) as error:  # it ended before it read or answered
-                self.stop()
-                raise BadImage(
-                    None, f"reading it takes over {task['seconds']} s or {task['memory'] >> 30} GiB"
-                ) from error
+                if self.stop() == 1:  # by an error of Python's own, which no image can bring about
+                    raise UnseeError(
+                        f"'{' '.join(COMMAND)}' does not run. Install unsee with what it needs."
+                    ) from error
+                bounds = f"{task['seconds']} s or {task['memory'] >> 30} GiB"
+                raise BadImage(None, f"reading it takes over {bounds}") from error
         if "reason" in said:
             raise BadImage(None, str(said["reason"]))
         return said, raw
 
     def _ask(self, written: bytes, wait: float) -> tuple[dict[str, Any], bytes]:
-        stdin, stdout = self._pipes()
-        stdin.write(written)
-        stdin.flush()
-        if not select.select([stdout], [], [], wait)[0]:
-            raise TimeoutError
-        said = json.loads(stdout.readline())
-        size = said.get("width", 0) * said.get("height", 0) * 3
-        raw = stdout.read(size)
+        process = self._started()
+        stdin, stdout = process.stdin, process.stdout
+        if stdin is None or stdout is None:
+            raise OSError("no pipe")
+        late = Timer(wait, process.kill)  # reading a pipe has no time limit on every system
+        late.start()
+        try:
+            stdin.write(written)
+            stdin.flush()
+            said = json.loads(stdout.readline())
+            size = said.get("width", 0) * said.get("height", 0) * 3
+            raw = stdout.read(size)
+        finally:
+            late.cancel()
         if len(raw) < size:
             raise EOFError
         return said, raw
 
-    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+    def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None or self._owner != os.getpid():
+            paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]  # wherever this unsee was found
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             )  # fmt: skip
             self._owner = os.getpid()  # one that was forked has pipes that are another's
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise OSError("no pipe")
-        return stdin, stdout
+        return self._process
 
-    def stop(self) -> None:
+    def stop(self) -> int:
+        """End it; how it ended, where it had before."""
         process, self._process = self._process, None
-        if process is not None and self._owner == os.getpid():
-            process.kill()
-            process.communicate()
+        if process is None or self._owner != os.getpid():
+            return 0
+        with suppress(subprocess.TimeoutExpired, OSError):  # with nothing to read it ends by itself
+            if process.stdin:
+                process.stdin.close()
+            process.wait(0.5)
+        process.kill()
+        if process.stdout:
+            process.stdout.close()
+        process.wait()
+        return process.returncode
 
 
 _reader = _Reader()
@@ -112,6 +133,8 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
             said, raw = _scanned(task) if task["kind"] == "PARQUET" else _decoded(task, data)
         except BadImage as error:
             said, raw = {"reason": error.reason}, b""
+        except MemoryError:
+            said, raw = {"reason": f"reading it takes over {task['memory'] >> 30} GiB"}, b""
         out.write(json.dumps(said).encode() + b"\n" + raw)
         out.flush()
 
@@ -136,11 +159,14 @@ def _prepare() -> None:
 
     AvifImagePlugin.DEFAULT_MAX_THREADS = THREADS
     pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=THREADS)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if resource:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _allow(seconds: int, memory: int) -> None:
     """So much more of the processor, past which the system ends this process, and so many bytes."""
+    if not resource:
+        return
     used = resource.getrusage(resource.RUSAGE_SELF)
     until = int(used.ru_utime + used.ru_stime) + seconds + 1
     for limit, most in ((resource.RLIMIT_CPU, until), (resource.RLIMIT_AS, memory)):
