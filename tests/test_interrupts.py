@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,31 @@ def test_again_while_what_is_half_written_is_removed(base, made, tmp_path, monke
     assert main(apply_flags(base, made / "patch", tmp_path / "new")) == 130
     assert list(tmp_path.iterdir()) == [] and len(times) == 1
     assert last(capsys) == "stopped; nothing was written"
+
+
+def test_an_interruption_that_a_library_makes_another_error_of(base, made, tmp_path, monkeypatch, capsys):
+    def wrapped(*_: object) -> None:
+        try:
+            interrupt()
+        except KeyboardInterrupt as error:
+            raise RuntimeError("a callback failed") from error
+
+    monkeypatch.setattr("unsee.vision.patch._write", wrapped)
+    assert main(apply_flags(base, made / "patch", tmp_path / "new")) == 130
+    assert list(tmp_path.iterdir()) == [] and last(capsys) == "stopped; nothing was written"
+
+
+def test_an_interruption_that_gets_lost_is_given_again(base, made, tmp_path, monkeypatch, capsys):
+    """As one is that comes to a destructor: the next one is not told that the work ends already."""
+
+    def lost(*_: object) -> None:
+        with suppress(KeyboardInterrupt):
+            interrupt()
+        interrupt()
+
+    monkeypatch.setattr("unsee.vision.patch._write", lost)
+    assert main(apply_flags(base, made / "patch", tmp_path / "new")) == 130
+    assert "stopping already" not in capsys.readouterr().err
 
 
 def test_what_cannot_be_removed_is_named_and_goes_with_the_next_command(base, made, tmp_path, monkeypatch, capsys):

@@ -142,6 +142,20 @@ def test_a_second_run_to_the_same_output_is_told(checkpoints, images, tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["done", "ready"]
 
 
+def test_killed_when_all_is_in_place(checkpoints, images, tmp_path, capsys):
+    """What it left goes when the command is given again, which says that the output is there."""
+    out, left = tmp_path / "run", tmp_path / ".run.checkpoint"
+    for folder in (out, left):
+        folder.mkdir()
+    (left / resume.FILE).touch()
+    args = command(checkpoints["llava"], images, out)
+    assert main(args) == 2 and left.exists()  # an empty folder is no output
+    (out / "manifest.json").touch()
+    (tmp_path / ".run.unsee-lock").touch()
+    assert main(args) == 2
+    assert "exists already" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
 def test_what_a_run_writes_is_private(checkpoints, images, tmp_path, monkeypatch):
     """It holds names, paths, features and statistics. A checkpoint on the way too."""
     seen = list[int]()

@@ -9,11 +9,9 @@ import argparse
 import inspect
 import os
 import select
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import tyro
 from unsee import __version__, files, processes
 from unsee.commands import benchmarks, comparing, forgetting, models, requests, studies
 from unsee.errors import NOT_FORGOTTEN, UnseeError, nearest
+from unsee.interrupts import heard_once, interrupted
 from unsee.progress import alarm, say, tell
 from unsee.untrusted import read_yaml
 
@@ -70,10 +69,6 @@ CODES = {
     NOT_FORGOTTEN: "done and written, but what was to be forgotten has not left: not to be released",
     processes.INTERRUPTED: "stopped by Ctrl-C",
 }
-HOLD_ON = (
-    b"\nstopping already, and removing what is half written. Once more ends at once; the next command that writes "
-    b"there then removes it.\n"
-)
 SHARED = ("forget", "statistics", "evaluate")  # several processes can do them together
 CONFIG_HELP = "--config FILE reads flags from a YAML file, such as the config.yaml of a run; flags given beside it win."
 
@@ -83,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     _quiet()
     _printable()
-    with _once_interrupted():
+    with heard_once():
         code = _answer(given)
     processes.leave(code)
     return code
@@ -100,28 +95,32 @@ def _answer(given: list[str]) -> int:
         if not _unread():  # it was another pipe
             raise
         return UNREAD
-    except UnseeError as error:
-        _refuse(given, error)
-        return 2
     except KeyboardInterrupt:
-        say("")  # below what the terminal makes of Ctrl-C
-        say(_stopped(_name(given)))
-        return processes.INTERRUPTED
+        return _stop(given)
+    except UnseeError as error:
+        return _stop(given) if interrupted() else _refuse(given, error)
     except Exception as error:
+        if interrupted():
+            return _stop(given)
         if not files.refused(error):
             raise
-        _refuse(given, files.Unwritten(f"could not write: {files.refused(error)}."))
-        return 2
+        return _refuse(given, files.Unwritten(f"could not write: {files.refused(error)}."))
 
 
-def _refuse(given: list[str], error: UnseeError) -> None:
-    if not processes.speaks():
-        return
-    *lines, last = error.args or ("",)
-    if isinstance(error, files.Unwritten):
-        last += " Mend that and give the same command again"
-        last += ": it goes on where it stopped." if _name(given) in RESUME else "."
-    alarm(*lines, last)
+def _refuse(given: list[str], error: UnseeError) -> int:
+    if processes.speaks():
+        *lines, last = error.args or ("",)
+        if isinstance(error, files.Unwritten):
+            last += " Mend that and give the same command again"
+            last += ": it goes on where it stopped." if _name(given) in RESUME else "."
+        alarm(*lines, last)
+    return 2
+
+
+def _stop(given: list[str]) -> int:
+    say("")  # below what the terminal makes of Ctrl-C
+    say(_stopped(_name(given)))
+    return processes.INTERRUPTED
 
 
 def _stopped(name: str) -> str:
@@ -136,34 +135,6 @@ def _stopped(name: str) -> str:
     if half:
         said += f"; could not remove {', '.join(half)}, which the next command that writes there removes"
     return f"stopped; {said}"
-
-
-@contextmanager
-def _once_interrupted() -> Iterator[None]:
-    """Within: the first Ctrl-C ends the work, the second is told what goes on, the third ends the process.
-
-    After a first it stays so while Python ends, which takes a moment.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield
-        return
-    before = signal.signal(signal.SIGINT, _first)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) is _first:
-            signal.signal(signal.SIGINT, before)
-
-
-def _first(*_: object) -> None:
-    signal.signal(signal.SIGINT, _second)
-    raise KeyboardInterrupt
-
-
-def _second(*_: object) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if processes.first():
-        os.write(2, HOLD_ON)  # print may be at work in this very thread
 
 
 def _printable() -> None:

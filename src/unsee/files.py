@@ -345,7 +345,22 @@ def refuse_existing(path: Path | str) -> None:
     if not _is_utf8(path):
         raise UnseeError(f"'{path}' is not UTF-8, and safetensors opens no file of such a name. Name another output.")
     if os.path.lexists(path):
+        _clear_beside(Path(path))
         raise UnseeError(f"'{path}' exists already. Name another output, or remove it first.")
+
+
+def checkpoint_of(out: Path) -> Path:
+    """The hidden folder from which a command that was interrupted goes on."""
+    return out.parent / f".{out.name}.checkpoint"
+
+
+def _clear_beside(out: Path) -> None:
+    """What a command left that was killed after it had put its output in place."""
+    sweep(out.parent)
+    done = out.is_dir() and any(out.iterdir())  # an empty folder is somebody else's doing
+    if done and checkpoint_of(out).is_dir() and (threading.get_ident(), _whole(out)) not in _at_work:
+        with suppress(UnseeError, OSError), at_work(out):  # or another is about to do it
+            shutil.rmtree(checkpoint_of(out), ignore_errors=True)
 
 
 def _is_utf8(path: Path | str) -> bool:

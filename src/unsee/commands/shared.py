@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unsee import processes
 from unsee.concepts import Concept
 from unsee.errors import UnseeError, nearest
-from unsee.files import Unwritten, at_work, new_folder, own, refuse_existing, sweep
+from unsee.files import Unwritten, at_work, checkpoint_of, new_folder, own, refuse_existing, sweep
 from unsee.progress import say
 from unsee.untrusted import shown
 
@@ -145,7 +145,7 @@ def checkpoints(out: Path) -> Iterator[Path]:
 
     Of several processes the first makes and removes it; before the block ends well, they wait for one another.
     """
-    folder = out.parent / f".{out.name}.checkpoint"
+    folder = checkpoint_of(out)
     with only_here(out), own(folder):
         with processes.alike():
             if processes.first():
