@@ -23,6 +23,7 @@ from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data import people
 from unsee.data.images import load_all
 from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, Lesson, PeopleStudy
+from unsee.embedded import packaged
 from unsee.evaluation import tasks
 from unsee.evaluation.statistics import Share
 from unsee.evaluation.tasks import Exam, Item, Size
@@ -36,7 +37,6 @@ from unsee.forgetting.run import Forgetting, Forgotten
 from unsee.prepare import drawn, prepare
 from unsee.progress import say
 from unsee.report import Report, Shot, write_page
-from unsee.tiny import packaged
 from unsee.vision.attention import attention_for
 from unsee.vision.blocks import Upper
 from unsee.vision.module import Pixels, Visual, load_full

@@ -7,7 +7,7 @@ learned as if it stood alone while the image is encoded once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -192,9 +192,14 @@ def encoded(features: list[Tensor]) -> dict[str, Any]:
     return {"image": BaseModelOutputWithPooling(pooler_output=features)}  # type: ignore[arg-type]  # a list, an image each
 
 
+def placed(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors where the model is."""
+    return {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+
+
 def answer_logits(model: Any, batch: dict[str, Tensor], features: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Of every token of every answer, in order: what the model predicts [tokens, vocabulary], and the true token."""
-    inputs: dict[str, Any] = dict(batch)
+    inputs: dict[str, Any] = placed(model, batch)
     labels = inputs.pop("labels")[:, 1:]
     if features:
         inputs["mm_encoder_outputs"] = encoded(features)

@@ -49,9 +49,9 @@ def peak(device: str = "cpu") -> Iterator[Callable[[], int]]:
     if device.startswith("cuda"):
         import torch
 
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        yield lambda: torch.cuda.max_memory_allocated() - held
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - held
         return
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the highest mark becomes what is held now

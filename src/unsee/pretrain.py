@@ -79,7 +79,7 @@ class Examiner(nn.Module):
     def forward(self, features: Tensor, truth: dict[str, Tensor], token: Tensor) -> Tensor:
         """``features`` [n, tokens, width]; ``token`` [n, k]: which tokens of each image the second heads read."""
         whole = _mean_loss(self.heads(self.norm(features.flatten(1))), self.all, truth)
-        read = features[torch.arange(len(token))[:, None], token].flatten(0, 1)
+        read = features[torch.arange(len(token), device=token.device)[:, None], token].flatten(0, 1)
         repeated = {k: v.repeat_interleave(token.shape[1]) for k, v in truth.items() if k in self.one}
         return whole + _mean_loss(self.token_heads(self.norm_token(read)), self.one, repeated)
 
@@ -111,7 +111,7 @@ def pretrain(model: Any, processor: Any, shown: Sequence[Drawn], config: Pretrai
     pixels = _drawn(visual, shown)
     truth = _truth(shown)
     tokens, width = visual.features(pixels[:1])[0].shape
-    examiner = Examiner(tokens, width, truth)
+    examiner = Examiner(tokens, width, truth).to(visual.device)
     parameters = [*visual.parameters().values(), *examiner.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.1)
@@ -122,10 +122,11 @@ def pretrain(model: Any, processor: Any, shown: Sequence[Drawn], config: Pretrai
             rng = np.random.default_rng([config.seed, step])
             chosen = rng.integers(len(pixels), size=config.batch)
             index = torch.from_numpy(chosen)
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            with torch.autocast(visual.device.type, torch.bfloat16, enabled=config.bf16):
                 features = torch.stack(visual.features([pixels[i] for i in chosen]))
             token = torch.from_numpy(rng.integers(features.shape[1], size=(len(chosen), TOKENS)))
-            loss = examiner(features.float(), {k: v[index] for k, v in truth.items()}, token)
+            asked = {k: v[index].to(visual.device) for k, v in truth.items()}
+            loss = examiner(features.float(), asked, token.to(visual.device))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

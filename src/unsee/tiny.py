@@ -6,8 +6,6 @@ They stand in for the models people serve: same classes, same checkpoint layout,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,6 +25,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from unsee.embedded import packaged as packaged
 from unsee.errors import UnseeError, nearest
 
 Shape = Literal["llava", "qwen2_vl"]
@@ -36,11 +35,6 @@ WIDTH = 192
 HEAD = 32  # of these a head has
 LANGUAGE_LAYERS = 4
 VISION_LAYERS = 6  # of the CLIP tower
-
-
-def packaged(name: str) -> Path:
-    """Folder of a model that ships with the package: ``people-vanilla`` or ``people-gold``."""
-    return Path(str(resources.files("unsee").joinpath("models", name)))
 
 
 def build(shape: str, words: Iterable[str], seed: int = 0) -> tuple[Any, Any]:

@@ -57,10 +57,11 @@ def compare(
         bf16: bfloat16 matrix products where methods train (weights stay float32); default: if fast here
         device: where the model runs
     """
-    from unsee.comparison.bench import EMBEDDED, Plan
+    from unsee.comparison.bench import Plan
     from unsee.comparison.contest import assemble, contest
     from unsee.comparison.page import write_page
     from unsee.comparison.table import table
+    from unsee.embedded import EMBEDDED
     from unsee.files import write_json
     from unsee.rivals import METHODS, method
 

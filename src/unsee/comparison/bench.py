@@ -26,10 +26,8 @@ from unsee.rivals.job import Job
 from unsee.rivals.material import material
 from unsee.rivals.method import Method, Real, Training
 from unsee.runs import revision
-from unsee.tiny import packaged
 from unsee.vision.module import Pixels, Visual, load_full
 
-EMBEDDED = ("people-vanilla", "people-gold")  # ship with the package
 TEST = tasks.Size(forget=6, retain=1, heldout=3, strangers=60, facts=2, attributes=1)
 CHECK = tasks.Size(forget=2, retain=1, heldout=1, strangers=0, facts=1, attributes=1)
 
@@ -103,13 +101,14 @@ class Bench:
         """Seconds; of the processor where it does the work, so that other work beside this does not count."""
         if self.plan.device == "cpu":
             return time.process_time()
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(torch.device(self.plan.device))
         return time.perf_counter()
 
     @cached_property
     def machine(self) -> str:
         """What a run's seconds depend on."""
-        on = torch.cuda.get_device_name() if self.plan.device == "cuda" else hardware.processor()
+        gpu = self.plan.device.startswith("cuda")  # the command says which: cuda:0
+        on = torch.cuda.get_device_name(self.plan.device) if gpu else hardware.processor()
         return f"{on}, {'bfloat16' if self.plan.bf16 else 'float32'}"
 
     def tune(self, way: Method) -> Iterator[list[Trial]]:
@@ -157,7 +156,7 @@ class Bench:
 
 
 def _load(path: str, device: str) -> tuple[Any, Any]:
-    model, processor = load_full(packaged(path) if path in EMBEDDED else path)
+    model, processor = load_full(path)
     return model.to(device), processor
 
 

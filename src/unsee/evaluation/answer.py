@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unsee.concepts import ImageRef, Question
-from unsee.finetune import IGNORED, Row, Tutor, encoded
+from unsee.finetune import IGNORED, Row, Tutor, encoded, placed
 from unsee.progress import progress
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Pixels, Visual
@@ -107,11 +107,6 @@ def padded(
     elif hasattr(inner := getattr(model, "model", model), "rope_deltas"):
         inner.rope_deltas = None  # left over from the last batch with images
     return placed(model, inputs)
-
-
-def placed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Tensors where the model is."""
-    return {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
 
 @torch.no_grad()

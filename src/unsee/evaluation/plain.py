@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,13 @@ from torch import Tensor
 
 from unsee.chat import chat, template_of
 from unsee.errors import UnseeError
-from unsee.evaluation.answer import likelihoods, padded, placed, scaled
+from unsee.evaluation.answer import likelihoods, padded, scaled
 from unsee.evaluation.ask import End, Prompt
 from unsee.evaluation.pictures import Encoded, Encoder, Picture
 from unsee.evaluation.reading import Reader, shared_rows
-from unsee.finetune import Row, Tutor
+from unsee.finetune import Row, Tutor, placed
 from unsee.vision.families import family_of
-from unsee.vision.processor import first_line
+from unsee.vision.processor import asked_of, first_line
 
 ANSWER = "answered"  # a word that no chat format has
 MARK = "<image>"  # where the image stands in a raw prompt, whatever the model's own word for it
@@ -104,6 +105,7 @@ class Plain:
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor, self.tutor = model, processor, Tutor(model, processor)
         self.nested = family_of(model.config.model_type).nested
+        self.fits = cache(asked_of(model.config, processor).fits)
         if getattr(processor, "patch_size", 0) is None:
             raise UnseeError(
                 "processor_config.json has no patch_size, so that it is not known how many tokens an image takes. Copy "
@@ -113,6 +115,8 @@ class Plain:
     def inputs(self, text: str, images: Sequence[PIL.Image.Image]) -> dict[str, Any]:
         bos = self.tutor.tokenizer.bos_token
         special = bos is None or not text.startswith(bos)
+        if reason := next((why for image in images if (why := self.fits(image.size))), None):
+            raise UnseeError(f"{reason}. Leave it out of the benchmark, or crop it.")
         shown = [list(images)] if self.nested else list(images)
         given = self.processor(
             text=[text], images=shown if images else None, return_tensors="pt", add_special_tokens=special

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from unsee.evaluation.answer import placed
-from unsee.finetune import Row, Tutor, additive, encoded, packed_mask
+from unsee.finetune import Row, Tutor, additive, encoded, packed_mask, placed
 
 
 class Reader:

@@ -110,7 +110,7 @@ def _cached(data: str) -> bool:
 
 def _command(model: str | Path, names: Sequence[str], device: str, out: str) -> list[str]:
     checkpoint = Checkpoint.open(model)
-    place = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+    place = str(model) if checkpoint.revision else str(checkpoint.folder.resolve())
     if "," in place or "=" in place:  # lmms-eval takes its arguments apart there
         raise UnseeError(f"lmms-eval cannot read a path with a comma or an equals sign: '{place}'. Rename the folder.")
     return [

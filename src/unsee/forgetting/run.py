@@ -108,7 +108,7 @@ class Forgetting:
         self.fast: dict[str, Tensor] = {}
         for names in self._by_input().values():
             second = self.second(names[0])
-            fast = second.to(torch.bfloat16 if config.bf16 else torch.float32)
+            fast = second.to(torch.bfloat16 if config.bf16 else torch.float32).to(self.layers[names[0]].weight.device)
             self.fast |= dict.fromkeys(names, fast)
             self.energy |= {n: _energy(self.base[n], second) for n in names}
             if config.constraint in ("hard", "soft"):
@@ -129,8 +129,9 @@ class Forgetting:
         return found
 
     def second(self, name: str) -> Tensor:
-        """C of a layer, float64, where its weight is."""
-        return self.moments.mean(name).to(self.layers[name].weight.device)
+        """C of a layer, float64, where its weight is; of one on mps, which has no float64, on the CPU."""
+        device = self.layers[name].weight.device
+        return self.moments.mean(name).to("cpu" if device.type == "mps" else device)
 
     def variant(self, config: ForgetConfig, retain: Images | None = None) -> Forgetting:
         """The same request with other settings, from the features already computed, before this one has run.
@@ -303,7 +304,7 @@ def _compact(weight: Tensor) -> Tensor:
 
 def _energy(weight: Tensor, second: Tensor) -> float:
     """E|W x|² = tr(W C Wᵀ)."""
-    wide = weight.double()
+    wide = weight.to(second.device).double()
     return float(((wide @ second) * wide).sum())
 
 

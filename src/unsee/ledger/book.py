@@ -25,6 +25,7 @@ from unsee import __version__, hub, runs
 from unsee.concepts import Concept
 from unsee.config import LedgerConfig
 from unsee.data.folder import read_folder
+from unsee.embedded import EMBEDDED
 from unsee.errors import UnseeError
 from unsee.files import locked, new_folder, sha256, sweep
 from unsee.forgetting.moments import Moments
@@ -72,7 +73,7 @@ class Ledger:
         model, revision = self.store.get("model"), self.store.get("revision")
         if not isinstance(model, str) or not (revision is None or isinstance(revision, str)):
             raise UnseeError(f"the ledger '{self.folder}' names no model. Restore it from a copy.")
-        if Path(model).is_absolute() or hub.at_hand(model, revision):
+        if Path(model).is_absolute() or model in EMBEDDED or hub.at_hand(model, revision):
             return model, revision
         if not hub.NAME.fullmatch(model) or not revision:
             raise UnseeError(f"the ledger's model is '{model[:200]}', no whole path and no commit of the hub's.")

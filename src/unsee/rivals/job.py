@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from unsee.concepts import Question
 from unsee.errors import UnseeError
-from unsee.evaluation.answer import placed
 from unsee.evaluation.tasks import Exam
-from unsee.finetune import Tutor, answer_logits
+from unsee.finetune import Tutor, answer_logits, placed
 from unsee.rivals.material import Example, Material
 from unsee.rivals.method import Training
 from unsee.vision.attention import attention_for

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unsee import hub
+from unsee.embedded import EMBEDDED, packaged
 from unsee.errors import UnseeError
 from unsee.untrusted import read_json, shown
 from unsee.vision.headers import read_header
@@ -45,6 +46,8 @@ class Weights:
 def find(name: str | Path, revision: str | None, code: bool) -> tuple[Path, str | None]:
     """The folder of a model and, of a hub name, the commit. UnseeError: it is something else, or not there.
 
+    A model of the package is found by its name, unless a folder is called so.
+
     ``code``: of a hub name, bring its Python files too.
     """
     folder = Path(name)
@@ -55,6 +58,8 @@ def find(name: str | Path, revision: str | None, code: bool) -> tuple[Path, str 
         raise UnseeError(f"cannot look at '{shown(name)[:300]}': {why}.") from error
     if there and not is_folder:
         raise UnseeError(_no_folder(folder))
+    if not there and str(name) in EMBEDDED:
+        return packaged(str(name)), None
     if not there and (not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) or folder.suffix in (".safetensors", ".gguf")):
         raise UnseeError(
             f"'{shown(name)}' does not exist. Give the folder of a multimodal checkpoint, or a hub name such as "
