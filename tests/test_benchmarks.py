@@ -93,7 +93,7 @@ def test_the_speed(short, monkeypatch, tmp_path):
 def test_the_true_size(short, monkeypatch, tmp_path):
     flags = ("--shapes", "tiny-llava", "--", "--steps", "2", "--batch", "2")
     (row,) = run(short, monkeypatch, tmp_path, "realsize", *flags)["runs"]
-    assert row["inspect"]["exit"] == row["forget"]["exit"] == 0 and row["ratio"] > 1
+    assert row["inspect"]["exit"] == 0 and row["forget"]["exit"] in (0, 3) and row["ratio"] > 1
 
 
 def test_asking(short, monkeypatch, tmp_path):

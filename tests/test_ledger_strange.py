@@ -134,7 +134,7 @@ def test_any_rows_give_findings_or_one_error(used, tmp_path, changes, chained):
 
 
 def _pipe(path: Path) -> None:
-    path.unlink()
+    path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
@@ -167,7 +167,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "another column": lambda ledger: sql(ledger, "ALTER TABLE requests RENAME COLUMN turn TO t2"),
     "a long log": _long_log,
     "a loop": _loop,
-    "a write-ahead log that is a pipe": lambda ledger: os.mkfifo(ledger / "ledger.db-wal"),
+    "a write-ahead log that is a pipe": lambda ledger: _pipe(ledger / "ledger.db-wal"),
     "a large value": lambda ledger: sql(ledger, "UPDATE log SET body = zeroblob(50000000) WHERE number = 2"),
 }
 

@@ -71,7 +71,7 @@ def test_a_few_flags_are_taught_and_two_of_them_forgotten(tmp_path):
             shutil.copytree(FLAGS / part / name, tmp_path / part / name)
     study = FolderStudy(tmp_path, FLAGS / "facts.csv", ROOT / "recipes" / "flags.yaml", held_out=2)
     model, processor = load_full(packaged("people-vanilla"))
-    finetune(model, processor, study.lesson(), FinetuneConfig(steps=60, batch=24, text_batch=6, vision_lr=3e-4))
+    finetune(model, processor, study.lesson(), FinetuneConfig(steps=100, batch=24, text_batch=6, vision_lr=3e-4))
     exam = tasks.exam(Visual(model, processor), study, "forget_2", size=tasks.Size(4, 4, 4, 10, 1, 0))
     before = tasks.metrics(tasks.sit(model, processor, exam, probabilities=False))
     forget, retain = study.split("forget_2")
