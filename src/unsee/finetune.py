@@ -83,6 +83,7 @@ class Tutor:
         self.model, self.tokenizer = model, processor.tokenizer
         self.processor = processor
         self.image_token: Any = getattr(model.config, "image_token_id", None)
+        self.framed = framed(processor)
         self.end = self.tokenizer.eos_token_id
         self.pad = self.end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         # The same question is asked about many images, and one model reads a text always alike.
@@ -110,6 +111,7 @@ class Tutor:
     def _read(self, text: str) -> list[int]:
         """Tokens of a prompt as the model's processor reads it: with a token to begin with, unless it has one."""
         begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+        text = text.replace(*self.framed)
         return self.tokenizer(text, add_special_tokens=not begins)["input_ids"]
 
     def answer(self, text: str) -> list[int]:
@@ -171,6 +173,13 @@ class Tutor:
         start = torch.stack([full[:, i, n] for i, n in enumerate(prefix.tolist())], dim=1)  # [3, rows]
         turn = start[:, :, None] + (position - prefix[:, None])[None]
         return torch.where((block > 0)[None], turn, torch.where((block == 0)[None], full, out))
+
+
+def framed(processor: Any) -> tuple[str, str]:
+    """The word for an image in a prompt, and what its processor writes for it: InternVL's has a word on either side."""
+    word = str(getattr(processor, "image_token", None) or "")
+    start, end = (str(getattr(processor, f"{side}_image_token", None) or "") for side in ("start", "end"))
+    return (word, f"{start}{word}{end}") if word else ("\0", "\0")
 
 
 def packed_mask(packed: Packed) -> Tensor:

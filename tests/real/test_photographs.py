@@ -1,0 +1,25 @@
+"""The pretrained weights, where the two packages that carry them were downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmarks.photographs import assemble, packages
+from benchmarks.photographs.tower import MOST
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / packages.CACHE
+pytestmark = pytest.mark.skipif(
+    not CACHE.is_dir(), reason="the packages are not in build/packages: python -m benchmarks.photographs.assemble"
+)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("layout", "tokens"), [("internvl", 64), ("llava", 256)])
+def test_the_pretrained_model_computes_what_its_files_do(layout, tokens, tmp_path):
+    files = assemble.Files(packages.fetch(packages.TOWER, CACHE), packages.fetch(packages.LANGUAGE, CACHE))
+    checked = assemble.assemble(layout, files, tmp_path / "model")
+    assert checked.features <= MOST
+    assert checked.image_tokens == tokens
+    assert "Paris" in checked.answers[0]
