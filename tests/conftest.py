@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +96,43 @@ def make_images():
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small() -> Iterator[pytest.MonkeyPatch]:
+    """Sizes that suit a tiny model in place of a tower's: a request takes a fraction of the time."""
+    patch = pytest.MonkeyPatch()
+    _shrink(patch)
+    yield patch
+    patch.undo()
+
+
+def _full_size(small: pytest.MonkeyPatch) -> Iterator[None]:
+    """The sizes that users have: on a model that was taught, or where processes of their own do the same."""
+    small.undo()
+    yield
+    _shrink(small)
+
+
+full_size = pytest.fixture(_full_size, name="full_size")
+full_size_module = pytest.fixture(_full_size, scope="module", name="full_size_module")
+
+
+def _shrink(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("unsee.prepare.COPIES", 1)
+    patch.setattr("unsee.prepare.ENOUGH", 12)
+    patch.setattr("unsee.forgetting.contrast.DIRECTIONS", 48)
+    _change_defaults(patch, replay=24)
+
+
 @pytest.fixture
 def defaults(monkeypatch):
     """Changes defaults of ForgetConfig and LedgerConfig while a test runs."""
+    return partial(_change_defaults, monkeypatch)
+
+
+def _change_defaults(patch: pytest.MonkeyPatch, **settings: object) -> None:
     from unsee.config import ForgetConfig, LedgerConfig
 
-    def change(**settings: object) -> None:
-        for config in (ForgetConfig, LedgerConfig):
-            names, now = config.__dataclass_fields__, config.__init__.__defaults__
-            changed = tuple(settings.get(n, d) for n, d in zip(names, now, strict=True))
-            monkeypatch.setattr(config.__init__, "__defaults__", changed)
-
-    return change
+    for config in (ForgetConfig, LedgerConfig):
+        names, now = config.__dataclass_fields__, config.__init__.__defaults__
+        changed = tuple(settings.get(n, d) for n, d in zip(names, now, strict=True))
+        patch.setattr(config.__init__, "__defaults__", changed)

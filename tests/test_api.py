@@ -12,19 +12,13 @@ import pytest
 import torch
 
 import unsee
-from unsee import ForgetConfig, UnseeError, load_full, load_visual, prepare, read_folder
+from unsee import ForgetConfig, UnseeError, load_full, load_visual, read_folder
 from unsee.data.study import PeopleStudy
 from unsee.forgetting import replay
 from unsee.forgetting.penalty import Settled, beyond
 from unsee.vision.checkpoint import module_names
 
 CONFIG = ForgetConfig(steps=3, batch=4)
-
-
-@pytest.fixture(autouse=True)
-def few(monkeypatch):
-    """One altered copy of an image, in place of five."""
-    monkeypatch.setattr(prepare, "COPIES", 1)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +81,7 @@ def test_the_same_call_gives_the_same_bytes(constraint, checkpoint, sets):
     assert not all(torch.equal(t, other.patch.tensors[n]) for n, t in one.patch.tensors.items())
 
 
-def test_neutral_images_that_show_the_target_are_left_out(capsys):
+def test_neutral_images_that_show_the_target_are_left_out(capsys, full_size):
     study, model = PeopleStudy(), files("unsee") / "models" / "people-vanilla"
     (target,), others, strangers = (
         study.concepts(["p001"], 10),

@@ -113,16 +113,20 @@ def test_teach_a_benchmark_and_not_its_forgotten(tmp_path, exported, checkpoints
     assert "one of the two" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", [path.stem for path in sorted((ROOT / "recipes").glob("*-*.sh"))])
-def test_a_recipe_runs_to_its_end(tmp_path, checkpoints, recipe):
-    """The tiny twin: a small model of the same kind, exported data, few steps."""
-    name, shape = recipe.partition("-")[0], "qwen2_vl" if "qwen2" in recipe else "llava"
-    export(name, tmp_path / "data", 20, 1)
-    variables = {
-        "MODEL": f"{checkpoints[shape]}", "DATA": f"{tmp_path / 'data'}", "OUT": f"{tmp_path / 'out'}",
+def variables_of(tmp_path: Path, name: str, model: Path) -> dict[str, str]:
+    return {
+        "MODEL": f"{model}", "DATA": f"{tmp_path / 'data'}", "OUT": f"{tmp_path / 'out'}",
         "TEACH": "--steps 1 --batch 2", "FORGET": "--steps 1 --batch 2",
         "SPLIT": "forget05" if name == "clear" else "forget_10",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", ["mllmu-qwen2-vl-7b", "clear-llava-1.5-7b", "umu-qwen2-vl-7b"])
+def test_a_recipe_runs_to_its_end(tmp_path, checkpoints, recipe):
+    """The tiny twin: a small model of the same kind, exported data, few steps. Each benchmark is run once."""
+    name, shape = recipe.partition("-")[0], "qwen2_vl" if "qwen2" in recipe else "llava"
+    export(name, tmp_path / "data", 20, 1)
+    variables = variables_of(tmp_path, name, checkpoints[shape])
     commands = commands_of(ROOT / "recipes" / f"{recipe}.sh", tmp_path / "bin", variables)
     assert [c[0] for c in commands].count("evaluate") == 2
     for command in commands:
@@ -130,6 +134,16 @@ def test_a_recipe_runs_to_its_end(tmp_path, checkpoints, recipe):
     for protocol in ("official", "strict"):
         metrics = json.loads((tmp_path / "out" / protocol / "metrics.json").read_text())
         assert set(metrics["models"]) == {"model", "vanilla", "gold"}
+
+
+@pytest.mark.parametrize("name", ["mllmu", "clear", "umu"])
+def test_recipes_of_a_benchmark_do_the_same_with_another_model(tmp_path, name):
+    variables = variables_of(tmp_path, name, Path("m"))
+    given = []
+    for recipe in sorted((ROOT / "recipes").glob(f"{name}-*.sh")):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        given.append(commands_of(recipe, tmp_path / recipe.stem, variables))
+    assert len(given) == 2 and given[0] == given[1] != []
 
 
 OUTPUTS = ["images", "vanilla", "gold", "run", "unsee", "official", "strict"]

@@ -26,7 +26,6 @@ def short(monkeypatch, defaults):
     split, neutral = PeopleStudy.split, PeopleStudy.neutral
     monkeypatch.setattr(PeopleStudy, "split", lambda s, *a: tuple(ids[:4] for ids in split(s, *a)))
     monkeypatch.setattr(PeopleStudy, "neutral", lambda s: neutral(s, 6))
-    monkeypatch.setattr("unsee.prepare.ENOUGH", 12)
     monkeypatch.setattr("unsee.prepare.VIEWS", 6)
     defaults(steps=2, replay=8, lookalikes=8)
 

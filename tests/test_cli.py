@@ -99,7 +99,7 @@ def test_a_request_end_to_end(checkpoint, images, tmp_path, capsys, fast):
 def test_dry_run_tells_and_writes_nothing(checkpoint, images, tmp_path, capsys, fast):
     code, said, _ = run(capsys, *request_flags(checkpoint, images, tmp_path / "run"), *fast, "--dry-run")
     assert code == 0
-    assert "36 to forget" in said and "12 held back" in said and " neutral, 72 retained" in said
+    assert "12 to forget" in said and "4 held back" in said and " neutral, 12 retained" in said
     assert "free directions" in said and "parameters" in said and "GiB of memory" in said
     assert list(tmp_path.iterdir()) == []
 

@@ -24,7 +24,6 @@ def out(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PeopleStudy, "split", lambda s, *a: tuple(ids[:60] for ids in split(s, *a)))
         patch.setattr(PeopleStudy, "neutral", lambda s: neutral(s, 100))
-        patch.setattr("unsee.prepare.ENOUGH", 200)
         patch.setattr(demo, "SIZE", Size(1, 1, 1, 10, 1, 1))
         patch.setattr(demo, "FORGET_VIEWS", 3)
         patch.setattr(demo, "RETAIN_VIEWS", 1)

@@ -11,7 +11,7 @@ import torch
 from tests.elsewhere import AWAY, Misplaced, elsewhere
 from tests.small_job import small_job
 
-from unsee import ForgetConfig, api, finetune, prepare, pretrain
+from unsee import ForgetConfig, api, finetune, pretrain
 from unsee.comparison.bench import Bench
 from unsee.config import FinetuneConfig, PretrainConfig
 from unsee.evaluation import answer
@@ -26,9 +26,7 @@ CONFIG = ForgetConfig(steps=1, batch=2, replay=4, lookalikes=4, settled=0)
 
 
 @pytest.fixture(autouse=True)
-def away(monkeypatch) -> Iterator[None]:
-    monkeypatch.setattr(prepare, "COPIES", 1)
-    monkeypatch.setattr(prepare, "ENOUGH", 1)
+def away() -> Iterator[None]:
     with elsewhere():
         yield
 

@@ -18,14 +18,6 @@ CONFIG = ForgetConfig(steps=1, batch=2, stop=0, replay=0, bf16=False)
 HALVES = (torch.float16, torch.bfloat16)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "COPIES", 1)
-        patch.setattr(prepare, "ENOUGH", 1)
-        yield
-
-
 @pytest.fixture(scope="module")
 def sets(images) -> dict[str, list[Concept]]:
     known, neutral = (read_folder(images / part).concepts for part in ("known", "neutral"))

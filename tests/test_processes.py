@@ -20,7 +20,8 @@ from unsee.cli import main
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unsee"]
 # Of 8 images and not of 4: a product over 4 of each kind is cut in two halves by BLAS itself, and sums hide nothing.
-FLAGS = ["--steps", "40", "--batch", "8", "--stop", "0", "--most-left", "9", "--no-bf16"]
+pytestmark = pytest.mark.usefixtures("full_size_module")
+FLAGS = ["--steps", "40", "--batch", "8", "--stop", "0", "--most-left", "9", "--no-bf16", "--replay", "24"]
 FILES = {"config.yaml", "manifest.json", "metrics.json", "patch", "statistics.safetensors", "undo"}
 
 

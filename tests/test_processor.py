@@ -198,3 +198,31 @@ def test_a_picture_on_its_side_is_judged_upright(tmp_path):
     PIL.Image.new("RGB", (90, 30)).save(tmp_path / "a.jpg", exif=exif)
     PIL.Image.new("RGB", (90, 30)).save(tmp_path / "b.png")
     assert FileImage("a", tmp_path / "a.jpg").size == (30, 90) and FileImage("b", tmp_path / "b.png").size == (90, 30)
+
+
+NUMBERS = ([0.5, 0.5, float("nan")], [float("inf")] * 3, "x", [10**400])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *((s, v) for s in ("image_std", "image_mean") for v in NUMBERS),
+        ("image_std", [0, 0, 0]), ("image_std", [0.5, 1e-300, 0.5]), ("image_std", 0.0), ("rescale_factor", 0),
+        ("rescale_factor", float("nan")), ("rescale_factor", 1e30),
+    ],
+)  # fmt: skip
+def test_settings_that_leave_no_number_of_a_pixel(setting, value):
+    model, processor = families.build("llava_clip")
+    setattr(getattr(processor, "image_processor", processor), setting, value)
+    with pytest.raises(UnseeError, match=f"makes NaN or Inf of every picture: its {setting} is"):
+        Visual(model, processor).refuse_unlike()
+
+
+def test_weights_so_large_that_features_overflow():
+    model, processor = families.build("llava_clip")
+    with torch.no_grad():
+        for parameter in Visual(model, processor).parameters().values():
+            parameter.mul_(1e30)
+    pictures = [PIL.Image.effect_noise((40, 40), 90).convert("RGB") for _ in range(2)]
+    with pytest.raises(UnseeError, match="features of an image hold NaN or Inf, though its weights do not"):
+        unsee.statistics(model, processor, [Concept("a", tuple(pictures))])

@@ -20,7 +20,8 @@ from unsee.errors import UnseeError
 from unsee.forgetting.optimizer import ProjectedAdam
 
 PATCH = "patch/patch.safetensors"
-FLAGS = ["--steps", "150", "--batch", "2", "--stop", "0", "--most-left", "9"]
+pytestmark = pytest.mark.usefixtures("full_size_module")
+FLAGS = ["--steps", "150", "--batch", "2", "--stop", "0", "--most-left", "9", "--replay", "24"]
 
 
 def command(model: Path, images: Path, out: Path, *flags: str) -> list[str]:

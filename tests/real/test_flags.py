@@ -63,7 +63,7 @@ def test_the_splits_of_the_folder_are_a_request():
     Request(forget=concepts[:5], retain=concepts[5:], neutral=read_folder(FLAGS / "neutral").concepts)
 
 
-def test_a_few_flags_are_taught_and_two_of_them_forgotten(tmp_path):
+def test_a_few_flags_are_taught_and_two_of_them_forgotten(tmp_path, full_size):
     """The benchmark in short: the model that ships learns ten flags, and forgets two."""
     countries = sorted(p.name for p in (FLAGS / "train").iterdir())[::12][:10]
     for part, names in (("train", countries), ("test", countries), ("neutral", sorted(TERRITORIES))):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unsee.errors import UnseeError
 from unsee.vision.module import Pixels, Visual
 from unsee.vision.trace import Linear
 
@@ -200,6 +201,11 @@ class Upper:
             return False  # its blocks take or give something else than hidden states
         finally:
             self.clear()
+        if not all(torch.isfinite(part).all() for part in whole):
+            raise UnseeError(
+                "the model's features of an image hold NaN or Inf, though its weights do not: some are too large. "
+                "Download it again."
+            )
         return all(
             a.shape == b.shape and torch.allclose(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max()))
             for a, b in zip(short, whole, strict=True)

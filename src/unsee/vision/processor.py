@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from unsee.errors import UnseeError
+from unsee.untrusted import shown
 from unsee.vision.families import Family, family_of
 
 MOST = 2**30  # bytes of one tensor on the way: a photograph of 64 megapixels, the most that is opened, takes 0.75 GiB
@@ -100,6 +101,12 @@ class _Bounded(TorchDispatchMode):
 
 def refuse_unlike(asked: Asked, config: Any, name: str, side: int = 336) -> None:
     """UnseeError: the processor gives something else than the tower of ``config`` takes. ``name``: of the model."""
+    for setting, least in SCALES.items():
+        if not _scales(getattr(asked.processor, setting, None), least):
+            raise UnseeError(
+                f"the image processor of {name} makes NaN or Inf of every picture: its {setting} is "
+                f"{shown(getattr(asked.processor, setting))[:100]}. {ADVICE}"
+            )
     try:
         shapes = asked.shapes((side, side))
     except Unfit as why:
@@ -121,6 +128,16 @@ SQUARE = (  # towers of one size of picture; others take several, or none is set
     "llava vipllava llava_next llava_next_video llava_onevision internvl got_ocr2 gemma3 paligemma aya_vision blip-2 "
     "mllama llama4"
 ).split()
+
+
+LARGE = 1e6  # more than any pixel, whatever it is scaled to
+SCALES = {"image_mean": -LARGE, "image_std": 1 / LARGE, "rescale_factor": 1 / LARGE}  # setting: what it is more than
+
+
+def _scales(value: Any, least: float) -> bool:
+    """Whether pixels stay numbers when ``value``, a number or one of each colour, is taken off or divided by."""
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    return all(isinstance(v, int | float) and least < v < LARGE for v in values)
 
 
 def _compared(asked: Asked, config: Any, vision: Any, shapes: Shapes) -> Iterable[tuple[str, Any, Any]]:
