@@ -156,6 +156,13 @@ def _loop(ledger: Path) -> None:
         "(SELECT 1 UNION ALL SELECT place + 1 FROM n) SELECT place, '' AS id FROM n")  # fmt: skip
 
 
+def _schema_of(ledger: Path, table: str, text: bytes) -> None:
+    """``text`` in place of the beginning of the words that make a table."""
+    whole = (ledger / "ledger.db").read_bytes()
+    at = whole.index(b"CREATE TABLE " + table.encode())
+    (ledger / "ledger.db").write_bytes(whole[:at] + text + whole[at + len(text) :])
+
+
 BROKEN: dict[str, Callable[[Path], object]] = {
     "a pipe": lambda ledger: _pipe(ledger / "ledger.db"),
     "a folder": lambda ledger: _folder(ledger / "ledger.db"),
@@ -165,6 +172,8 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "terabytes": lambda ledger: os.truncate(ledger / "ledger.db", 2**40),
     "no table of turns": lambda ledger: sql(ledger, "DROP TABLE turns"),
     "another column": lambda ledger: sql(ledger, "ALTER TABLE requests RENAME COLUMN turn TO t2"),
+    "a schema that is no text": lambda ledger: _schema_of(ledger, "settings", b"CREATE \x9d\xff"),
+    "a table's name that is no text": lambda ledger: _schema_of(ledger, "turns", b"CREATE TABLE \xc3("),
     "a long log": _long_log,
     "a loop": _loop,
     "a write-ahead log that is a pipe": lambda ledger: _pipe(ledger / "ledger.db-wal"),

@@ -59,6 +59,8 @@ def clear(path: Path) -> Iterator[None]:
     """What SQLite says, as one error."""
     try:
         yield
+    except UnicodeDecodeError as error:  # in place of sqlite3.Error, where the message quotes a broken schema
+        raise UnseeError(f"the ledger's database '{path}' is damaged. Restore it from a copy.") from error
     except sqlite3.Error as error:
         kind = Unwritten if refused(error) else UnseeError
         raise kind(
