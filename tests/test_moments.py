@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unsee.errors import UnseeError
-from unsee.forgetting.moments import MomentRecorder, Moments
+from unsee.forgetting.moments import WIDE, MomentRecorder, Moments
 
 torch.set_num_threads(1)
 
@@ -199,3 +199,17 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path) -> None:
         Moments.load(tmp_path / "bad")
     with pytest.raises(UnseeError, match="there is no file"):
         Moments.load(tmp_path / "absent")
+
+
+def test_products_of_wide_inputs_are_not_rounded_to_bfloat16():
+    """Within autocast the factors are, as the layer's own are; the products would no longer be a second moment."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(WIDE, 4)
+    rows = torch.randn(600, WIDE) + 3  # a mean as large as what a tower's inputs have
+    with MomentRecorder({"wide": layer}) as recorder, torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        layer(rows)
+    found = recorder.moments().matrices["wide"]
+    exact = rows.bfloat16().double()
+    torch.testing.assert_close(found, exact.T @ exact, rtol=1e-4, atol=0.0)
+    values = torch.linalg.eigvalsh(found)
+    assert values[0] > -1e-6 * values[-1]

@@ -342,7 +342,8 @@ def _add_product(total: Tensor, rows: Tensor) -> None:
     half = torch.is_autocast_enabled(rows.device.type)
     rows = rows.to(torch.bfloat16).float() if half else rows.float()
     step = -(-len(total) // BLOCKS)
-    with _products_of_halves(rows.device) if half else nullcontext():
+    plain = torch.autocast(rows.device.type, enabled=False)  # which would round the products to bfloat16 too
+    with plain, _products_of_halves(rows.device) if half else nullcontext():
         for i in range(0, len(total), step):
             total[i : i + step, i:] += rows[:, i : i + step].T @ rows[:, i:]
 
