@@ -62,8 +62,8 @@ def find(name: str | Path, revision: str | None, code: bool) -> tuple[Path, str 
         return packaged(str(name)), None
     if not there and (not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) or folder.suffix in (".safetensors", ".gguf")):
         raise UnseeError(
-            f"'{shown(name)}' does not exist. Give the folder of a multimodal checkpoint, or a hub name such as "
-            f"llava-hf/llava-1.5-7b-hf."
+            f"'{shown(name)}' does not exist. Give the folder of a multimodal checkpoint, a hub name such as "
+            f"llava-hf/llava-1.5-7b-hf, or a model of this package: {', '.join(EMBEDDED)}."
         )
     found, commit = (folder, None) if there else hub.small_files(str(name), revision, code=code)
     _refuse_adapter(name, found)
