@@ -85,6 +85,14 @@ def test_an_interruption_that_gets_lost_is_given_again(base, made, tmp_path, mon
     assert "stopping already" not in capsys.readouterr().err
 
 
+def test_again_when_the_work_has_ended(base, made, tmp_path, monkeypatch):
+    """While that is said, and while Python ends, whose destructors would tell of it."""
+    monkeypatch.setattr("unsee.vision.patch._write", interrupt)
+    monkeypatch.setattr("unsee.cli.say", lambda text: None if text else interrupt())
+    assert main(apply_flags(base, made / "patch", tmp_path / "new")) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # a further one ends the process
+
+
 def test_what_cannot_be_removed_is_named_and_goes_with_the_next_command(base, made, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr("unsee.vision.patch._write", interrupt)

@@ -21,7 +21,7 @@ import tyro
 from unsee import __version__, files, processes
 from unsee.commands import benchmarks, comparing, forgetting, models, requests, studies
 from unsee.errors import NOT_FORGOTTEN, UnseeError, nearest
-from unsee.interrupts import heard_once, interrupted
+from unsee.interrupts import end, heard_once, interrupted
 from unsee.progress import alarm, say, tell
 from unsee.untrusted import read_yaml
 
@@ -118,6 +118,8 @@ def _refuse(given: list[str], error: UnseeError) -> int:
 
 
 def _stop(given: list[str]) -> int:
+    if interrupted():
+        end()
     say("")  # below what the terminal makes of Ctrl-C
     say(_stopped(_name(given)))
     return processes.INTERRUPTED

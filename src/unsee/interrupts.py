@@ -27,12 +27,20 @@ def heard_once() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, _over if interrupted() else before)
+        if signal.getsignal(signal.SIGINT) is _first:
+            signal.signal(signal.SIGINT, before)
+        elif signal.getsignal(signal.SIGINT) is _second:
+            end()
 
 
 def interrupted() -> bool:
     """Whether Ctrl-C was heard, whatever a library has made of it."""
-    return signal.getsignal(signal.SIGINT) is _second
+    return signal.getsignal(signal.SIGINT) in (_second, _over)
+
+
+def end() -> None:
+    """The work has ended: from here on Ctrl-C raises nothing, neither in what is left to do nor in a destructor."""
+    signal.signal(signal.SIGINT, _over)
 
 
 def _first(*_: object) -> None:
