@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def fuzz(name: str, runs: int, seed: int, findings: Path) -> dict[str, Any]:
         done = subprocess.run(asked, cwd=ROOT, env=os.environ | here, capture_output=True, text=True, errors="replace")
         told = done.stdout + done.stderr
         if done.returncode:
-            sys.exit(f"{told[-6000:]}\n{name}: see {findings}")
+            raise SystemExit(f"{told[-6000:]}\n{name}: see {findings}")
         found = {k: int(match[1]) for k, stat in COUNTED.items() if (match := re.search(rf"{stat}:\s+(\d+)", told))}
         return found | {"seconds": round(time.perf_counter() - started)}
 
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--findings", type=Path, default=Path("findings"))
+    parser.add_argument("--jobs", type=int, default=2, help="targets at a time")
     parser.add_argument("--target", action="append", help="only this one; again for more")
     args = parser.parse_args()
     from tests.fuzz_targets import TARGETS
@@ -89,11 +91,15 @@ def main() -> None:
     args.findings.mkdir(parents=True, exist_ok=True)
     chosen = [t for t in TARGETS if not args.target or t.name in args.target]
     whole = sum(t.cost**-0.5 for t in chosen)  # dear ones get fewer, not in proportion: cheap ones saturate
-    found = {}
-    for target in chosen:
-        share = round(args.inputs * target.cost**-0.5 / whole) + 1
-        found[target.name] = fuzz(target.name, share, args.seed, args.findings)
-        print(target.name, found[target.name], flush=True)
+    shares = {t.name: round(args.inputs * t.cost**-0.5 / whole) + 1 for t in sorted(chosen, key=lambda t: -t.cost)}
+
+    def one(name: str) -> dict[str, Any]:
+        counted = fuzz(name, shares[name], args.seed, args.findings)
+        print(name, counted, flush=True)
+        return counted
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        found = dict(zip(shares, pool.map(one, shares), strict=True))
     if args.target:
         return
     shutil.rmtree(args.findings)
