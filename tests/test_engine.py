@@ -341,7 +341,7 @@ def test_two_processes_say_what_one_says_and_share_a_cache(tmp_path):
     script.write_text(JOB.format(tests=str(Path(__file__).parent), model=folder, cache=cache))
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(two, env=env, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(two, env=env, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
     said, parts = json.loads(ended.stdout)
     one, asked = exam(folder, None)

@@ -20,7 +20,7 @@ from unsee.cli import main
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unsee"]
 # Of 8 images and not of 4: a product over 4 of each kind is cut in two halves by BLAS itself, and sums hide nothing.
-pytestmark = pytest.mark.usefixtures("full_size_module")
+pytestmark = [pytest.mark.usefixtures("full_size_module"), pytest.mark.timeout(900)]
 FLAGS = ["--steps", "40", "--batch", "8", "--stop", "0", "--most-left", "9", "--no-bf16", "--replay", "24"]
 FILES = {"config.yaml", "manifest.json", "metrics.json", "patch", "statistics.safetensors", "undo"}
 
@@ -32,7 +32,7 @@ def start(args: list[str]) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Its output ends when the last process that writes to it has ended, so that none can be left."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)  # a busy machine takes long to import torch
     assert "terminate called" not in err and "[rank" not in err, err  # no traceback but torchrun's own
     return process.returncode, out, err
 

@@ -48,7 +48,7 @@ def interrupt(args: list[str], out: Path, how: signal.Signals) -> tuple[int, str
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.01)
     process.send_signal(how)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert not out.exists(), "it was done before it could be interrupted: give it more steps"
     return process.returncode, err
 
