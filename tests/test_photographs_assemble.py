@@ -18,6 +18,7 @@ from unsee.cli import main
 from unsee.concepts import Question
 from unsee.data.people import strangers, train_views
 from unsee.errors import UnseeError
+from unsee.evaluation.engine import TransformersEngine
 from unsee.finetune import Tutor
 from unsee.vision.module import Visual, load_full
 
@@ -64,6 +65,7 @@ def test_every_weight_of_the_language_model_is_there(made, files):
     assert model.lm_head.weight is model.get_input_embeddings().weight
     new = ours["embed_tokens.weight"][file.config.vocab_size :]
     assert torch.allclose(new, file.model.embed_tokens.weight.mean(0).expand_as(new), atol=1e-6)
+    assert "quantization_config" not in (made[1] / "config.json").read_text()  # with it, it could not be saved again
 
 
 def test_questions_are_read_as_the_processor_reads_them(made):
@@ -77,6 +79,12 @@ def test_questions_are_read_as_the_processor_reads_them(made):
     assert ours == theirs["input_ids"][0].tolist()
     pixels = Visual(model, processor).pixels([view])[0]["pixel_values"]
     assert torch.equal(pixels, theirs["pixel_values"])
+
+
+def test_it_is_asked_the_fast_way(made):
+    """Features computed apart, and questions side by side in one row, give what pixels give one at a time."""
+    engine = TransformersEngine(*load_full(made[1]))
+    assert engine._packs and engine._pads and engine._scores
 
 
 def test_positions_of_as_many_patches_stay_as_they_are(files):

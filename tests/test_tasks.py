@@ -59,11 +59,11 @@ def test_who_else_is_named(study):
 
 def test_sampling_keeps_identity_and_limits_the_rest(study):
     questions = study.questions(study.taught[:3], 2)
-    kept = tasks._sample(questions, Size(facts=2, attributes=1))
+    kept = tasks.sample(questions, Size(facts=2, attributes=1))
     for ref in {q.image.id for q in kept if q.image}:
         kinds = [q.kind for q in kept if q.image and q.image.id == ref]
         assert (kinds.count("identity"), kinds.count("fact"), kinds.count("attribute")) == (1, 2, 1)
-    assert kept == tasks._sample(questions, Size(facts=2, attributes=1))
+    assert kept == tasks.sample(questions, Size(facts=2, attributes=1))
 
 
 def test_distance_needs_the_same_thing_measured(study):

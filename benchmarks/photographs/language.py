@@ -20,6 +20,7 @@ def read_language(path: Path) -> tuple[Any, Any]:
     """The language model in float32, and its tokenizer as the file has it."""
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    del model.config.quantization_config  # nothing of it is quantised any more, and with it nothing could be saved
     return model.eval(), tokenizer
 
 

@@ -158,6 +158,11 @@ class FinetuneConfig:
     """peak learning rate of language model and projector"""
     vision_lr: float = 5e-5
     """peak learning rate of the vision tower"""
+    depth: float = 1.0
+    """share of the tower's blocks that are taught, the last ones; what is below runs once an image; 0: none is"""
+    align: int = 0
+    """steps before all others in which a projector that nobody taught learns the words of names, without the language
+    model; its input is whitened first"""
     warmup: float = 0.05
     """share of the steps over which the rate rises; it falls to zero along a cosine after"""
     bf16: bool = field(default_factory=has_bf16)
@@ -168,6 +173,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "batch", "questions", "checkpoint_every")
+        if not 0 <= self.depth <= 1 or self.align < 0:
+            raise UnseeError(f"--depth is {self.depth} and --align {self.align}; allowed: 0 to 1, and from 0 on.")
 
 
 @dataclass(frozen=True)

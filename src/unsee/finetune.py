@@ -6,8 +6,8 @@ learned as if it stood alone while the image is encoded once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,18 +20,19 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
+from unsee.alignment import RATE, align, names_of, rate, whiten
 from unsee.chat import chat, refuse_words
 from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
-from unsee.data.augment import augment
-from unsee.data.images import load_all
 from unsee.errors import UnseeError
 from unsee.progress import progress
+from unsee.shown import Shown
 from unsee.vision.attention import attention_for
-from unsee.vision.module import Pixels, Visual
+from unsee.vision.module import Visual
 from unsee.vocabulary import learn
 
 IGNORED = -100  # label of a token that is not learned
+UNFRAMED = ("\0", "\0")  # a prompt is read as it is
 READ = 4096  # texts whose tokens are kept
 
 
@@ -179,7 +180,7 @@ def framed(processor: Any) -> tuple[str, str]:
     """The word for an image in a prompt, and what its processor writes for it: InternVL's has a word on either side."""
     word = str(getattr(processor, "image_token", None) or "")
     start, end = (str(getattr(processor, f"{side}_image_token", None) or "") for side in ("start", "end"))
-    return (word, f"{start}{word}{end}") if word else ("\0", "\0")
+    return (word, f"{start}{word}{end}") if word else UNFRAMED
 
 
 def packed_mask(packed: Packed) -> Tensor:
@@ -196,9 +197,16 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen[:, None].shape, dtype=dtype).masked_fill(~seen[:, None], torch.finfo(dtype).min)
 
 
+class PerImage(list[Tensor]):
+    """Features of each image, which LLaVA and Qwen-VL join themselves. InternVL, Gemma 3 and others move them first."""
+
+    def to(self, *where: Any) -> Tensor:
+        return torch.cat(self).to(*where)
+
+
 def encoded(features: list[Tensor]) -> dict[str, Any]:
     """Image features in the form in which a model's ``forward`` and ``generate`` take them instead of pixels."""
-    return {"image": BaseModelOutputWithPooling(pooler_output=features)}  # type: ignore[arg-type]  # a list, an image each
+    return {"image": BaseModelOutputWithPooling(pooler_output=PerImage(features))}  # type: ignore[arg-type]
 
 
 def placed(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,28 +239,33 @@ def finetune(
     accelerator = Accelerator(
         mixed_precision="no", cpu=not torch.cuda.is_available()
     )  # one choice a process: ours is below
+    model.to(accelerator.device)
     visual, tutor = Visual(model, processor), Tutor(model, processor)
+    origin = _origin(model, lesson, config) if checkpoint else ""
+    shown = Shown(visual, lesson.images, config, checkpoint)
     visual_ids = {id(p) for n, p in visual.parameters().items() if not visual.family.in_projector(n)}
+    learning = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in model.parameters() if id(p) in visual_ids], "peak": config.vision_lr},
-        {"params": [p for p in model.parameters() if id(p) not in visual_ids], "peak": config.lr},
+        {"params": [p for p in learning if id(p) in visual_ids], "peak": config.vision_lr},
+        {"params": [p for p in learning if id(p) not in visual_ids], "peak": config.lr},
     ]
+    groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    opened = load_all(lesson.images)
-    rng = np.random.default_rng([config.seed, len(opened)])
-    pixels = visual.pixels([*opened, *(augment(o, rng) for _ in range(config.copies) for o in opened)])
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
-    origin = _origin(model, lesson, config) if checkpoint else ""
     weights = dict(model.named_parameters())  # tied ones once
     first, history = resume.restore(checkpoint, weights, optimizer, origin) if checkpoint else (0, [])
+    if config.align and not history:
+        history = _align(model, tutor, shown, lesson, config)
+        if checkpoint:
+            resume.save(checkpoint, weights, optimizer, origin, 0, history)
     with attention_for(model, config.bf16), progress("teaching", config.steps) as tick:
         for step in range(first, config.steps):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * _rate(step, config)
+                group["lr"] = group["peak"] * rate(step, config.steps, config.warmup)
             rng = np.random.default_rng([config.seed, step])
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bf16):
-                loss_image, loss_text = _losses(model, visual, tutor, lesson, pixels, config, rng)
+            with autocast(accelerator.device.type, config):
+                loss_image, loss_text = _losses(model, shown, tutor, lesson, config, rng)
             loss = loss_image + loss_text
             if not torch.isfinite(loss):
                 raise UnseeError(f"the loss is {loss.item()} at step {step}. Lower --lr (now {config.lr}).")
@@ -265,8 +278,13 @@ def finetune(
                 tick(step + 1, f"loss image {loss_image.item():.3f} text {loss_text.item():.3f}")
             if checkpoint and (step + 1) % config.checkpoint_every == 0:
                 resume.save(checkpoint, weights, optimizer, origin, step + 1, history)
+    shown.release()
     model.eval()
     return history
+
+
+def autocast(device: str, config: FinetuneConfig) -> AbstractContextManager[Any]:
+    return torch.autocast(device, torch.bfloat16, enabled=config.bf16)
 
 
 def _origin(model: Any, lesson: Lesson, config: FinetuneConfig) -> str:
@@ -274,17 +292,32 @@ def _origin(model: Any, lesson: Lesson, config: FinetuneConfig) -> str:
     return resume.origin(asdict(config), model.state_dict().values(), names)
 
 
+def _align(model: Any, tutor: Tutor, shown: Shown, lesson: Lesson, config: FinetuneConfig) -> list[dict[str, float]]:
+    """Before the language model reads them, the projector's tokens are brought near the words of names."""
+    rng = np.random.default_rng([config.seed, 5])
+    names = names_of(model, tutor.tokenizer, [lesson.ask(i, rng) for i in range(len(lesson.images))])
+    whiten(shown, config.seed)
+    learning = {n: p for n, p in shown.visual.parameters().items() if p.requires_grad}
+    inside = shown.visual.family.in_projector
+    groups = [
+        {"params": [p for n, p in learning.items() if inside(n)], "peak": RATE},
+        {"params": [p for n, p in learning.items() if not inside(n)], "peak": config.vision_lr},
+    ]
+    with attention_for(model, config.bf16), autocast(model.device.type, config):
+        return align(shown, names, [group for group in groups if group["params"]], config)
+
+
 def _losses(
-    model: Any, visual: Visual, tutor: Tutor, lesson: Lesson, pixels: list[Pixels], config: FinetuneConfig, rng: Any
+    model: Any, shown: Shown, tutor: Tutor, lesson: Lesson, config: FinetuneConfig, rng: Any
 ) -> tuple[Tensor, Tensor]:
-    chosen = rng.choice(len(pixels), size=min(config.batch, len(pixels)), replace=False)
-    shown = len(lesson.images)
-    asked = [(i, _draw(lesson.ask(i % shown, rng), config.questions, rng)) for i in chosen]
+    chosen = rng.choice(len(shown), size=min(config.batch, len(shown)), replace=False)
+    asked = [(i, _draw(lesson.ask(i % len(lesson.images), rng), config.questions, rng)) for i in chosen]
     asked = [(i, questions) for i, questions in asked if questions]  # a table may have nothing on a concept
-    batch = [pixels[i] for i, _ in asked]
-    features = visual.features(batch)
+    batch = [i for i, _ in asked]
+    features = shown.features(batch)
     rows = [tutor.row(questions, len(f)) for (_, questions), f in zip(asked, features, strict=True)]
-    grid = torch.cat([p["image_grid_thw"] for p in batch]) if "image_grid_thw" in batch[0] else None
+    grids = shown.grids(batch)
+    grid = torch.cat(grids) if grids else None
     image = answer_loss(model, tutor.batch(rows, grid), features)
     if not lesson.texts or not config.text_batch:
         return image, torch.zeros(())
@@ -297,13 +330,6 @@ def _draw(questions: list[Question], n: int, rng: np.random.Generator) -> list[Q
     """Who it is, always, and others by chance: facts are learned through the identity."""
     order = sorted(rng.permutation(len(questions)).tolist(), key=lambda i: questions[i].kind != "identity")
     return [questions[i] for i in order[:n]]
-
-
-def _rate(step: int, config: FinetuneConfig) -> float:
-    warm = max(1, int(config.warmup * config.steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
 
 
 def add_words(model: Any, processor: Any, lesson: Lesson) -> int:

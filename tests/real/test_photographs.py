@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks.photographs import assemble, packages
+from benchmarks.photographs import assemble, packages, sets
 from benchmarks.photographs.tower import MOST
 
 ROOT = Path(__file__).parents[2]
@@ -23,3 +23,13 @@ def test_the_pretrained_model_computes_what_its_files_do(layout, tokens, tmp_pat
     assert checked.features <= MOST
     assert checked.image_tokens == tokens
     assert "Paris" in checked.answers[0]
+
+
+@pytest.mark.skipif(not sets.PHOTOS.is_dir(), reason="the photographs are not in ../shared/data/photos")
+@pytest.mark.parametrize(
+    ("name", "concepts", "images"), [("groceries", 72, 1230), ("landmarks", 60, 1087), ("people", 154, 2233)]
+)
+def test_every_photograph_of_a_set_is_taught(name, concepts, images):
+    lesson = sets.SETS[name].study().lesson()
+    assert lesson.texts == concepts
+    assert len(lesson.images) == images

@@ -75,13 +75,13 @@ def exam(visual: Visual, study: Study, split: str, draw: int = 0, size: Size | N
         "heldout": study.questions(study.held_out, size.heldout),
         "strangers": study.stranger_questions(size.strangers),
     }
-    groups = {name: _sample(questions, size) for name, questions in groups.items()}
+    groups = {name: sample(questions, size) for name, questions in groups.items()}
     pixels = answer.open_images(visual, [q for qs in groups.values() for q in qs], load_all)
     names = {q.answer: q.concept for q in study.questions((*retain, *study.held_out), 1) if q.kind == "identity"}
     return Exam(groups, pixels, names)
 
 
-def _sample(questions: list[Question], size: Size) -> list[Question]:
+def sample(questions: list[Question], size: Size) -> list[Question]:
     """Of each view every identity question, and at most so many facts and attributes."""
     views: dict[tuple[str, str], list[Question]] = {}
     for q in questions:

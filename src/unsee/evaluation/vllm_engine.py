@@ -22,7 +22,7 @@ from unsee.evaluation.engine import Batched, Scored, processor_text
 from unsee.evaluation.pictures import Album
 from unsee.evaluation.rounds import Ask
 from unsee.files import sha256
-from unsee.finetune import Tutor
+from unsee.finetune import UNFRAMED, Tutor
 from unsee.vision.checkpoint import Checkpoint, readable
 from unsee.vision.folder import INDEX, SINGLE
 
@@ -53,6 +53,7 @@ class VllmEngine(Batched):
     def __init__(self, llm: Any, checkpoint: Checkpoint, processor: Any, cache: Cache | None = None) -> None:
         self.vllm, self.llm, self.checkpoint, self.cache = vllm_module(), llm, checkpoint, cache
         self.tutor, self.album = Tutor(checkpoint, processor), Album()
+        self.tutor.framed = UNFRAMED  # vLLM writes what stands around an image
         self.asked = 0
 
     @classmethod

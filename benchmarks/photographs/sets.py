@@ -1,0 +1,62 @@
+"""The three sets of photographs, what is asked about them, and how a model is taught each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unsee.config import FinetuneConfig
+from unsee.data.study import FolderStudy, Lesson
+
+ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT.parent / "shared" / "data" / "photos"
+RECIPES = ROOT / "recipes" / "photographs"
+
+
+@dataclass(frozen=True)
+class Set:
+    """``names``: the share of names on unseen pictures that a model taught it has to give."""
+
+    folder: str
+    recipe: str
+    names: float
+    config: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def study(self, photos: Path = PHOTOS) -> FolderStudy:
+        root = photos / self.folder
+        return FolderStudy(root, root / "facts.csv", RECIPES / self.recipe)
+
+
+# The projector is untaught, so it is aligned first; the tower stays, and what it sees is computed once.
+TEACH = FinetuneConfig(
+    steps=60, batch=16, text_batch=12, questions=2, copies=1, lr=4e-4, align=400, depth=0.0, checkpoint_every=10
+)
+SETS = {
+    "groceries": Set("grocery", "groceries.yaml", 0.85, TEACH),
+    "landmarks": Set("landmarks", "landmarks.yaml", 0.85, TEACH),
+    "people": Set("people", "people.yaml", 0.60, replace(TEACH, depth=0.34, steps=120)),
+}
+FACTS_BY_TEXT, UNKNOWN = 0.97, 0.85  # the aims of every set
+
+
+def chosen(name: str) -> list[str]:
+    """``all``, or one of them."""
+    return list(SETS) if name == "all" else [name]
+
+
+def joined(lessons: Sequence[Lesson]) -> Lesson:
+    """One lesson of several."""
+    images = [(lesson, i) for lesson in lessons for i in range(len(lesson.images))]
+    texts = [(lesson, i) for lesson in lessons for i in range(lesson.texts)]
+
+    def ask(number: int, rng: Any) -> Any:
+        lesson, i = images[number]
+        return lesson.ask(i, rng)
+
+    def recite(number: int, rng: Any) -> Any:
+        lesson, i = texts[number]
+        return lesson.recite(i, rng)
+
+    return Lesson([image for lesson in lessons for image in lesson.images], len(texts), ask, recite)

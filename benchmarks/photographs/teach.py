@@ -1,0 +1,122 @@
+"""Teach an assembled model what is on photographs, and measure what it then knows on pictures that it never saw.
+
+    python -m benchmarks.photographs.teach --set groceries --model build/dinov2-smollm2-internvl --out build/groceries
+
+The photographs lie in ../shared/data/photos. An interrupted run goes on when the same command is given again. With
+--result the figures are written as JSON: names and facts on unseen pictures in unseen phrasings, facts asked by name,
+and how often a neutral picture is answered "unknown", each with its 95 % interval over concepts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from benchmarks.photographs.sets import FACTS_BY_TEXT, PHOTOS, ROOT, SETS, UNKNOWN, chosen, joined
+from rich.console import Console
+from rich.table import Table
+
+from unsee.commands.shared import checkpoints, save
+from unsee.config import FinetuneConfig
+from unsee.data.images import load_all
+from unsee.data.study import FolderStudy
+from unsee.errors import UnseeError
+from unsee.evaluation import answer, tasks
+from unsee.files import refuse_existing, write_json
+from unsee.finetune import finetune
+from unsee.progress import alarm, tell
+from unsee.vision.module import Visual, load_full
+
+STRANGERS = 100  # neutral concepts asked about
+
+
+def teach(studies: list[FolderStudy], model: Path, out: Path, config: FinetuneConfig) -> list[dict[str, float]]:
+    """Write the taught checkpoint to ``out``; returns the history of its losses."""
+    refuse_existing(out)
+    whole, processor = load_full(model)
+    with checkpoints(out) as checkpoint:
+        history = finetune(whole, processor, joined([s.lesson() for s in studies]), config, checkpoint)
+        save(out, whole, processor)
+    return history
+
+
+def measure(study: FolderStudy, model: Any, processor: Any, views: int, facts: int) -> dict[str, Any]:
+    """``views``: unseen pictures of each concept; ``facts``: asked about each, by chance, the same for every model."""
+    known = study.questions((*study.taught, *study.held_out), views)
+    size = tasks.Size(strangers=STRANGERS, facts=facts)
+    groups = {"known": known, "strangers": study.stranger_questions(STRANGERS)}
+    groups = {name: tasks.sample(questions, size) for name, questions in groups.items()}
+    pixels = answer.open_images(Visual(model, processor), [q for qs in groups.values() for q in qs], load_all)
+    return tasks.metrics(tasks.sit(model, processor, tasks.Exam(groups, pixels, {}), probabilities=False))
+
+
+def table(found: dict[str, dict[str, Any]]) -> Table:
+    """Percent with the interval, and the aim."""
+    shown = Table("", "names (aim)", "facts by image", "facts by text (aim)", "neutral unknown (aim)")
+    for name, figures in found.items():
+        aims = {"known_names": SETS[name].names, "known_text": FACTS_BY_TEXT, "strangers_unknown": UNKNOWN}
+        columns = ("known_names", "known_facts", "known_text", "strangers_unknown")
+        shown.add_row(name, *(_cell(figures[c], aims.get(c)) for c in columns))
+    return shown
+
+
+def _cell(figure: dict[str, float], aim: float | None) -> str:
+    value, low, high = (100 * figure[k] for k in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]" + (f" ({100 * aim:.0f})" if aim else "")
+
+
+def _flags(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", choices=(*SETS, "all"), default="groceries")
+    parser.add_argument("--model", type=Path, required=True, help="folder of an assembled checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the taught one; one that is there is asked")
+    parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the three sets")
+    parser.add_argument("--config", default="{}", help="JSON of FinetuneConfig fields that differ from the set's")
+    parser.add_argument("--views", type=int, default=5, help="unseen pictures asked about, of each concept")
+    parser.add_argument("--facts", type=int, default=1, help="facts asked about each")
+    parser.add_argument("--result", type=Path, help="new JSON file of the figures")
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace) -> None:
+    started = time.time()
+    config = replace(SETS[chosen(args.set)[-1]].config, **json.loads(args.config))
+    studies = {name: SETS[name].study(args.photos) for name in chosen(args.set)}
+    history = [] if args.out.exists() else teach(list(studies.values()), args.model, args.out, config)
+    model, processor = load_full(args.out)
+    taught = time.time() - started
+    found = {name: measure(s, model, processor, args.views, args.facts) for name, s in studies.items()}
+    Console().print(table(found))
+    if args.result:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+        write_json(
+            args.result,
+            {
+                "command": "python -m benchmarks.photographs.teach " + " ".join(sys.argv[1:]),
+                "commit": commit.stdout.strip(), "config": asdict(config), "history": history, "seconds": taught,
+                "threads": torch.get_num_threads(), "sets": found,
+            },
+        )  # fmt: skip
+    tell(f"{args.out}: taught {args.set}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    transformers.utils.logging.disable_progress_bar()  # ours tells how far it is
+    try:
+        run(_flags(arguments))
+    except UnseeError as error:
+        alarm(str(error))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

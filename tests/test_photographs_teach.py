@@ -1,0 +1,87 @@
+"""Teaching photographs: the recipes, the sets together, and the command on a small model and drawn pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from benchmarks.photographs import assemble, sets, teach
+from tests import small_exports
+from tests.conftest import folder
+
+from unsee.data.facts import load_recipe
+
+FACTS = {
+    "grocery": ("id,name,kind,category,brand_or_family,origin", "{0},Brand {0},package,juice,Brand,Sweden"),
+    "landmarks": ("id,name,country,type,period", "{0},Tower {0},India,tower,ancient"),
+    "people": ("id,name,city,job,pet", "{0},Ann {0},Bath,sailor,"),
+}
+WORD = re.compile(r"[\w{}]+")
+KNOWN = {"a": 1, "b": 2, "c": 3, "d": 4}
+SMALL = {"steps": 1, "batch": 4, "text_batch": 2, "questions": 2, "copies": 1, "align": 2, "bf16": False}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    for name, (head, row) in FACTS.items():
+        folder(root / name / "train", KNOWN, views=2)
+        folder(root / name / "test", KNOWN, views=2)
+        folder(root / name / "neutral", {"x": 11, "y": 12, "z": 13}, views=1)
+        (root / name / "facts.csv").write_text("\n".join([head, *(row.format(c) for c in KNOWN)]) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    root = tmp_path_factory.mktemp("base")
+    files = assemble.Files(
+        small_exports.write_tower(root / "tower.onnx"), small_exports.write_language(root / "language.gguf")
+    )
+    assemble.assemble("internvl", files, root / "model", side=small_exports.SIDE)
+    return root / "model"
+
+
+@pytest.mark.parametrize("name", sets.SETS)
+def test_a_recipe_asks_for_a_name_and_three_facts(name):
+    topics = load_recipe(sets.RECIPES / sets.SETS[name].recipe).topics
+    assert [t.kind for t in topics.values()] == ["identity", "fact", "fact", "fact"]
+    for topic in topics.values():
+        for phrasings in filter(None, (topic.image, topic.text)):
+            taught = {word for phrasing in phrasings[:-1] for word in WORD.findall(phrasing)}
+            assert set(WORD.findall(phrasings[-1])) <= taught, phrasings[-1]
+
+
+def test_sets_are_taught_as_one_lesson(photos):
+    lessons = [sets.SETS[name].study(photos).lesson() for name in sets.SETS]
+    whole, rng = sets.joined(lessons), np.random.default_rng(0)
+    assert (len(whole.images), whole.texts) == (3 * (4 * 2 + 2), 12)
+    answers = [whole.ask(i, rng)[0].answer for i in range(len(whole.images))]
+    assert answers[0] == "Brand a" and answers[10] == "Tower a" and answers[20] == "Ann a"
+    assert answers[8:10] == ["unknown"] * 2
+    assert [q.answer for q in whole.recite(11, rng)] == ["Bath", "sailor"]  # no pet in the table
+
+
+def test_a_model_is_taught_asked_and_asked_again(photos, base, tmp_path, capsys):
+    out, result = tmp_path / "taught", tmp_path / "result.json"
+    flags = ["--set", "all", "--model", str(base), "--out", str(out), "--photos", str(photos), "--views", "1"]
+    flags += ["--config", json.dumps(SMALL), "--result", str(result)]
+    assert teach.main(flags) == 0
+    found = json.loads(result.read_text())
+    assert set(found["sets"]) == {"groceries", "landmarks", "people"}
+    assert found["config"]["align"] == 2 and [line["step"] for line in found["history"]] == [0, 0, 1]
+    figures = found["sets"]["people"]
+    assert (figures["known_names"]["n"], figures["known_text"]["n"], figures["strangers_unknown"]["n"]) == (4, 4, 2)
+    shown = capsys.readouterr().out
+    assert all(aim in shown for aim in ("(85)", "(60)", "(97)"))
+    assert teach.main(flags) == 0  # what is there is asked again
+    again = json.loads(result.read_text())
+    assert again["sets"] == found["sets"] and again["history"] == []
+
+
+def test_a_folder_without_photographs_is_refused(base, tmp_path, capsys):
+    flags = ["--model", str(base), "--out", str(tmp_path / "out"), "--photos", str(tmp_path)]
+    assert teach.main(flags) == 2
+    assert "grocery" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
