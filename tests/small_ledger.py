@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -60,6 +61,13 @@ def made(root: Path, ledger: Path, *names: str, **settings: object) -> Path:
     assert main(init(root, ledger, **settings)) == 0
     for name in names:
         assert main(add(root, ledger, name)) == 0
+    return closed(ledger)
+
+
+def closed(ledger: Path) -> Path:
+    """Nothing of it is open any more: a command leaves that to its process, and a copy would share the log."""
+    gc.collect()
+    assert not (ledger / "ledger.db-wal").exists()
     return ledger
 
 
@@ -107,4 +115,4 @@ def furnished(root: Path) -> Path:
     for command in (asked("run", ledger), asked("release", ledger), add(root, ledger, "cleo"), asked("run", ledger)):
         assert main(command) == 0
     assert main(add(root, ledger, "dan")) == 0
-    return ledger
+    return closed(ledger)
