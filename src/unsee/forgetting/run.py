@@ -19,7 +19,7 @@ from unsee.config import ForgetConfig
 from unsee.errors import UnseeError
 from unsee.forgetting import contrast, nullspace, penalty
 from unsee.forgetting.moments import Moments
-from unsee.forgetting.optimizer import ProjectedAdam
+from unsee.forgetting.optimizer import Bound, ProjectedAdam
 from unsee.forgetting.region import Images, Region
 from unsee.progress import progress
 
@@ -118,8 +118,10 @@ class Forgetting:
                 fitted = nullspace.fit(second, rule, value).to(weight.device, weight.dtype)
                 projectors |= dict.fromkeys(names, fitted)  # layers with the same input have the same null space
         self.rank = {n: p.rank for n, p in projectors.items()}
-        trained = [(cast(nn.Parameter, m.weight), projectors.get(n)) for n, m in self.layers.items()]
-        self.optimizer = ProjectedAdam(trained, lr=config.lr)
+        weights = {n: cast(nn.Parameter, m.weight) for n, m in self.layers.items()}
+        most = config.max_step_drift
+        bounds = {w: Bound(self.fast[n], self.energy[n], most) for n, w in weights.items() if most and self.energy[n]}
+        self.optimizer = ProjectedAdam([(w, projectors.get(n)) for n, w in weights.items()], config.lr, bounds=bounds)
 
     def _by_input(self) -> dict[str, list[str]]:
         """Layers by the input they share, the widest first."""
