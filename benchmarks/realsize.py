@@ -35,7 +35,7 @@ import transformers
 from request import commit
 from safetensors import safe_open
 
-from unsee.errors import NOT_FORGOTTEN
+from unsee.errors import NOT_TO_RELEASE
 from unsee.files import write_json
 from unsee.progress import say
 from unsee.vision.checkpoint import Checkpoint
@@ -139,7 +139,7 @@ def row_of(name: str, folder: Path, scratch: Path, flags: list[str], limit: floa
     given = [part for kind in KINDS for part in (f"--{kind}", f"{scratch / kind}")]
     asked = ["--model", f"{folder}", *given, "--out", f"{run}", "--region", "mean", *flags]
     row["forget"] = measure([*UNSEE, "forget", *asked], limit)
-    if row["forget"]["exit"] in (0, NOT_FORGOTTEN):
+    if row["forget"]["exit"] in (0, NOT_TO_RELEASE):
         row["denominator"] = needed(folder, run)
         row["ratio"] = row["forget"]["peak_mib"] / row["denominator"]["mib"]
         row["ratio_anonymous"] = row["forget"]["anonymous_mib"] / row["denominator"]["mib"]

@@ -14,7 +14,7 @@ import pytest
 
 from unsee.cli import main
 from unsee.data.export import export
-from unsee.errors import NOT_FORGOTTEN
+from unsee.errors import NOT_TO_RELEASE
 from unsee.evaluation.engine import Batched
 
 ROOT = Path(__file__).parent.parent
@@ -130,7 +130,7 @@ def test_a_recipe_runs_to_its_end(tmp_path, checkpoints, recipe):
     commands = commands_of(ROOT / "recipes" / f"{recipe}.sh", tmp_path / "bin", variables)
     assert [c[0] for c in commands].count("evaluate") == 2
     for command in commands:
-        assert main(command) in ((0, NOT_FORGOTTEN) if command[0] == "forget" else (0,)), command
+        assert main(command) in ((0, NOT_TO_RELEASE) if command[0] == "forget" else (0,)), command
     for protocol in ("official", "strict"):
         metrics = json.loads((tmp_path / "out" / protocol / "metrics.json").read_text())
         assert set(metrics["models"]) == {"model", "vanilla", "gold"}

@@ -59,6 +59,20 @@ def test_the_worst_concept_counts(left, most, code, forgotten, base, images, tmp
     assert figures(out)["forgotten"] is forgotten
 
 
+@pytest.mark.parametrize(("moved", "code"), [(0.29, 0), (0.31, 3)])
+def test_what_stays_and_has_moved_too_far(moved, code, base, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Forgetting, "_certificates", lambda job: dict.fromkeys(job.layers, 0.01) | {"last": moved})
+    out = tmp_path / "run"
+    assert main([*forget_flags(base, images, out), "--most-left", "9"]) == code
+    said, told = capsys.readouterr()
+    assert ("not kept: " in told) == ("must not be released" in told) == (code == 3)
+    assert ("next: unsee apply" in said) == (code == 0) and figures(out)["kept"] is (code == 0)
+    if code:
+        assert "'last' have moved by" in told and "a lower --lr than" in told
+        assert main(["push", "--run", str(out), "--repo", "o/n"]) == 2
+        assert "was to keep has moved too far" in capsys.readouterr().err
+
+
 def test_a_concept_that_lags_when_the_mean_is_there_needs_a_lower_stop(base, images, tmp_path, monkeypatch, capsys):
     """Steps end when the mean has come to --stop, so that more of them would not be done."""
     shows(monkeypatch, ada=0.5, ben=0.0)

@@ -20,7 +20,7 @@ import tyro
 
 from unsee import __version__, files, processes
 from unsee.commands import benchmarks, comparing, forgetting, models, requests, studies
-from unsee.errors import NOT_FORGOTTEN, UnseeError, nearest
+from unsee.errors import NOT_TO_RELEASE, UnseeError, nearest
 from unsee.interrupts import end, heard_once, interrupted
 from unsee.progress import alarm, say, tell
 from unsee.untrusted import read_yaml
@@ -66,7 +66,7 @@ UNREAD = 141  # exit code, a shell's for SIGPIPE
 CODES = {
     0: "done",
     2: "the input cannot serve, or the disk took no more; the message says why and what is left",
-    NOT_FORGOTTEN: "done and written, but what was to be forgotten has not left: not to be released",
+    NOT_TO_RELEASE: "done and written, but not to be released: the target has not left, or what stays has moved",
     processes.INTERRUPTED: "stopped by Ctrl-C",
 }
 SHARED = ("forget", "statistics", "evaluate")  # several processes can do them together

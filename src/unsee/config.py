@@ -43,6 +43,8 @@ class ForgetConfig:
     """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
     most_left: float = 0.4
     """share of its identity that held-back views of any concept may show at the end; beyond: not to be released"""
+    most_retained: float = 0.3
+    """share of the energy of any layer's retained outputs that may have moved at the end; beyond: not to be released"""
     anchor: float = 3.0
     """weight that holds forget images to their targets, which keep what else is visible"""
     leave: float = 0.0
@@ -83,7 +85,7 @@ class ForgetConfig:
         for name, allowed in (("constraint", get_args(Constraint)), ("region", get_args(Region))):
             if getattr(self, name) not in allowed:
                 raise UnseeError(f"--{name} '{getattr(self, name)}'. {nearest(getattr(self, name), allowed)}")
-        _positive(self, "steps", "batch", "lr", "temperature", "depth", "most_left")
+        _positive(self, "steps", "batch", "lr", "temperature", "depth", "most_left", "most_retained")
 
     def hold(self, concepts: int) -> float:
         """Weight of each of so many settled concepts."""

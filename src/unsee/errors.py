@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-NOT_FORGOTTEN = 3  # exit code: all was done and written, but what was to be forgotten has not left
+NOT_TO_RELEASE = 3  # exit code: all was done and written, but what was to leave has not, or what was to stay has moved
 
 
 class UnseeError(Exception):

@@ -207,6 +207,8 @@ def _figures(file: Path) -> dict[str, Any]:
         raise UnseeError(f"'{shown(file)}' is damaged: it has not the figures of a run. Make the run again.")
     if found.get("forgotten") is False:
         raise UnseeError(f"what '{shown(file.parent)}' was to forget has not left: its patch must not be released.")
+    if found.get("kept") is False:
+        raise UnseeError(f"what '{shown(file.parent)}' was to keep has moved too far: its patch must not be released.")
     return {"stopped": stopped if STOPPED.fullmatch(stopped) else "", "certificates": drifts, "history": history}
 
 

@@ -48,6 +48,7 @@ def figures(result: Result) -> dict[str, Any]:
     """What was measured: the same for the same request, whatever the machine's load."""
     return {
         "forgotten": result.forgotten,
+        "kept": result.kept,
         "left": {"mean": result.share, "worst": max(result.left.values())},
         "stopped": result.stopped,
         "certificates": result.certificates,

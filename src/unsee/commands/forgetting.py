@@ -12,7 +12,7 @@ from unsee import processes
 from unsee.commands.shared import Device, checkpoints, device_of, fitting, only_here, pick, place, read
 from unsee.concepts import Request, once
 from unsee.config import ForgetConfig
-from unsee.errors import NOT_FORGOTTEN, UnseeError
+from unsee.errors import NOT_TO_RELEASE, UnseeError
 from unsee.files import refuse_existing
 from unsee.memory import steady_memory
 from unsee.progress import alarm, say, tell
@@ -92,24 +92,38 @@ def forget(
     tell(f"{out}: {len(request.forget)} concept(s) {done}, {count} tensors changed ({result.stopped})")
     tell(f"retained outputs of a layer move by at most {max(result.certificates.values()):.1%} of their energy")
     if not result.forgotten:
-        alarm(*_not_forgotten(out, result, config), head="not forgotten: ", text="red")
-        return NOT_FORGOTTEN
+        alarm(*_not_forgotten(result, config), head="not forgotten: ", text="red")
+    if not result.kept:
+        alarm(*_not_kept(result, config), head="not kept: ", text="red")
+    if not (result.forgotten and result.kept):
+        say(f"A model with this patch must not be released. '{out}' is written, so that it can be looked at.")
+        return NOT_TO_RELEASE
     own_code = " --trust-remote-code" if trust_remote_code else ""
     tell(f"next: unsee apply --model {model} --patch {out / 'patch'} --out NEW_MODEL{own_code}")
     return 0
 
 
-def _not_forgotten(out: Path, result: Result, config: ForgetConfig) -> list[str]:
-    """What is left, what that means and what to do."""
+def _not_forgotten(result: Result, config: ForgetConfig) -> list[str]:
+    """What is left, and what to do."""
     most, steps = max(result.left, key=lambda c: result.left[c]), len(result.history)
     other = "more images of each concept, and fewer concepts at once"
     more = f"more --steps than {config.steps}" if steps >= config.steps else f"a lower --stop than {config.stop:g}"
     return [
         f"held-back views still show {result.share:.0%} of their identity after {steps} steps, those of '{most}' "
         f"{result.left[most]:.0%}; --most-left is {config.most_left:.0%}.",
-        f"A model with this patch must not be released. '{out}' is written, so that it can be looked at.",
         f"What helps: {more}, {other}; and no image of what is to be forgotten among --retain, --neutral or the "
         f"--statistics.",
+    ]
+
+
+def _not_kept(result: Result, config: ForgetConfig) -> list[str]:
+    """What has moved, and what to do."""
+    most = max(result.certificates, key=lambda name: result.certificates[name])
+    return [
+        f"retained outputs of '{most}' have moved by {result.certificates[most]:.0%} of their energy; "
+        f"--most-retained is {config.most_retained:.0%}.",
+        f"What helps: a lower --lr than {config.lr:g} or --max-step-drift than {config.max_step_drift:g}, a larger "
+        f"--penalty than {config.penalty:g}, and fewer concepts at once.",
     ]
 
 

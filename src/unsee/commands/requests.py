@@ -10,7 +10,7 @@ import tyro
 
 from unsee.commands.shared import Device, device_of
 from unsee.config import LedgerConfig
-from unsee.errors import NOT_FORGOTTEN, UnseeError
+from unsee.errors import NOT_TO_RELEASE, UnseeError
 from unsee.files import refuse_existing
 from unsee.memory import steady_memory
 from unsee.progress import alarm, tell
@@ -147,7 +147,7 @@ def _parked(ids: Sequence[str]) -> int:
             f"--most-left …",
             head="not forgotten: ",
         )
-    return NOT_FORGOTTEN if ids else 0
+    return NOT_TO_RELEASE if ids else 0
 
 
 def _why(opened: Ledger, request: str) -> str:
@@ -190,7 +190,7 @@ def verify(*, ledger: Path, trust_remote_code: bool = False) -> int:
     said = [f"{id}: {', '.join(ASIDE[name] for name in names)}" for id, names in wrong.items() if names]
     if said:
         alarm(*said, "Release none of these; roll them back: unsee requests rollback.", head="over tolerance: ")
-    return NOT_FORGOTTEN if said else 0
+    return NOT_TO_RELEASE if said else 0
 
 
 def rollback(id: tyro.conf.Positional[str], *, ledger: Path, trust_remote_code: bool = False) -> int:

@@ -33,7 +33,8 @@ class Forgotten:
     """What a request did: ``delta`` (layer → W − W_before, float32), per-layer certificates, the loop's history.
 
     ``left``: share of its identity that held-back views of each concept still show; ``share``: the mean of all views.
-    ``forgotten``: whether no concept shows more than ``most_left``. Else a model with it must not be released.
+    ``forgotten``: whether no concept shows more than ``most_left``; ``kept``: whether no certificate is more than
+    ``most_retained``. Else a model with it must not be released.
     """
 
     delta: dict[str, Tensor]
@@ -44,6 +45,7 @@ class Forgotten:
     left: dict[str, float]
     share: float
     forgotten: bool
+    kept: bool
 
 
 class Module(Protocol):
@@ -266,7 +268,9 @@ class Forgetting:
         left, share = processes.from_first((self._by_concept(shown), float(shown.mean())))
         none_left = all(of <= config.most_left for of in left.values())  # a NaN is none
         verdict = self._verdict(share, max(left.values()), none_left)
-        return Forgotten(self.delta(), self._certificates(), history, verdict, self.rank, left, share, none_left)
+        moved = self._certificates()
+        kept = all(of <= config.most_retained for of in moved.values())
+        return Forgotten(self.delta(), moved, history, verdict, self.rank, left, share, none_left, kept)
 
     def delta(self) -> dict[str, Tensor]:
         return {n: m.weight.detach() - self.start[n] for n, m in self.layers.items()}
