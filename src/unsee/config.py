@@ -33,7 +33,7 @@ class ForgetConfig:
     """forget images a step, and as many neutral and retained ones"""
     lr: float = 3e-3
     """peak learning rate"""
-    max_step_drift: float = 4e-3
+    max_step_drift: float = 5e-3
     """share of the energy of a layer's retained outputs that one step may move, whatever the rate; 0: no bound"""
     temperature: float = 0.1
     """of the contrast"""
