@@ -11,6 +11,7 @@ kept in --findings. Writes benchmarks/results/fuzz.json.
 from __future__ import annotations
 
 import argparse
+import mmap
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 SECONDS, MEBIBYTES = 10, 2048  # the most that one input may take
+LONGEST = 65536  # bytes of an input
 COUNTED = {"inputs": "number_of_executed_units", "peak_mib": "peak_rss_mb", "slowest_s": "slowest_unit_time_sec"}
 
 
@@ -43,15 +45,25 @@ def child(name: str, options: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         seeds, run = target.make(Path(scratch))
         corpus = Path(os.environ["CORPUS"])
+        last = mapped(Path(os.environ["LAST"]))
         for number, seed in enumerate(seeds):
             (corpus / f"{number}").write_bytes(seed)
 
         def once(data: bytes) -> None:
+            last[:8] = len(data).to_bytes(8, "little")
+            last[8 : 8 + len(data)] = data
             with suppress(UnseeError):
                 run(data)
 
         atheris.Setup([sys.argv[0], str(corpus), *options], once)
         atheris.Fuzz()
+
+
+def mapped(file: Path) -> mmap.mmap:
+    """The input that is being read, which outlives a process that a signal ends before libFuzzer can save it."""
+    file.write_bytes(bytes(8 + LONGEST))
+    with file.open("r+b") as opened:
+        return mmap.mmap(opened.fileno(), 0)
 
 
 def fuzz(name: str, runs: int, seed: int, findings: Path) -> dict[str, Any]:
@@ -60,17 +72,21 @@ def fuzz(name: str, runs: int, seed: int, findings: Path) -> dict[str, Any]:
         corpus = Path(scratch) / "corpus"
         corpus.mkdir()
         options = [
-            f"-runs={runs}", f"-seed={seed}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEBIBYTES}", "-max_len=65536",
-            "-len_control=0", "-print_final_stats=1", f"-artifact_prefix={findings / name}-",
+            f"-runs={runs}", f"-seed={seed}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEBIBYTES}", "-len_control=0",
+            f"-max_len={LONGEST}", "-print_final_stats=1", f"-artifact_prefix={findings / name}-",
         ]  # fmt: skip
-        here = {"CORPUS": f"{corpus}", "TMPDIR": scratch, "HF_HOME": f"{scratch}/hub", "HF_HUB_OFFLINE": "1"}
-        here |= {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+        last = Path(scratch) / "last"
+        here = {"CORPUS": f"{corpus}", "LAST": f"{last}", "TMPDIR": scratch, "HF_HOME": f"{scratch}/hub"}
+        here |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "PYTHONWARNINGS": "ignore"}
+        here |= {"OMP_NUM_THREADS": "1"}
         started = time.perf_counter()
         asked = [sys.executable, __file__, "--child", name, *options]
         done = subprocess.run(asked, cwd=ROOT, env=os.environ | here, capture_output=True, text=True, errors="replace")
         told = done.stdout + done.stderr
         if done.returncode:
-            raise SystemExit(f"{told[-6000:]}\n{name}: see {findings}")
+            held = last.read_bytes()
+            (findings / f"{name}-last").write_bytes(held[8 : 8 + int.from_bytes(held[:8], "little")])
+            raise SystemExit(f"{told[-6000:]}\n{name}: exit {done.returncode}, see {findings}")
         found = {k: int(match[1]) for k, stat in COUNTED.items() if (match := re.search(rf"{stat}:\s+(\d+)", told))}
         return found | {"seconds": round(time.perf_counter() - started)}
 

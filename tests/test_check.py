@@ -258,10 +258,14 @@ def nested(depth: int) -> pa.Table:
         pa.table({"ID": pa.nulls(5_000_000)}),
         pa.table({f"c{i}": [1] for i in range(2000)}),
         nested(3000),
+        pa.table(
+            {"ID": pa.StringArray.from_buffers(1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xba\xba"))}
+        ),
+        pa.table({"ID": pa.array([2**53], pa.timestamp("s"))}),
     ],
-    ids=["equal cells", "rows", "columns", "nested"],
+    ids=["equal cells", "rows", "columns", "nested", "no text", "no date"],
 )
-def test_tables_that_ask_for_much_are_refused_in_one_line(tmp_path, table) -> None:
+def test_tables_that_ask_for_much_or_hold_what_python_lacks_are_refused_in_one_line(tmp_path, table) -> None:
     source = table_of(tmp_path, table)
     assert (tmp_path / "Full_Set" / FILE).stat().st_size < 4_000_000
     assert source.table("Full_Set") is None

@@ -14,7 +14,7 @@ BATCH = 64  # rows unpacked at a time
 
 
 def scan(file: Path) -> str:
-    """What keeps it from being read, in a few words; empty: nothing. All of it is unpacked once, and thrown away."""
+    """What keeps it from being read, in a few words; empty: nothing. All cells are read once, and thrown away."""
     try:
         opened = pq.ParquetFile(file, buffer_size=2**20)  # else a whole column is in memory before its first cell
         about, most = opened.metadata, GROWTH * file.stat().st_size + SLACK
@@ -32,4 +32,6 @@ def _fits(opened: pq.ParquetFile, most: int) -> bool:
         most -= batch.nbytes
         if most < 0:
             return False
+        batch.validate(full=True)  # text that is not UTF-8
+        batch.to_pylist()  # and dates that Python lacks would end in a traceback when a row is asked for
     return True
