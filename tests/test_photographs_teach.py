@@ -29,7 +29,7 @@ def photos(tmp_path_factory):
     for name, (head, row) in FACTS.items():
         folder(root / name / "train", KNOWN, views=2)
         folder(root / name / "test", KNOWN, views=2)
-        folder(root / name / "neutral", {"x": 11, "y": 12, "z": 13}, views=1)
+        folder(root / name / "neutral", {"x": 11, "y": 12, "z": 13}, views=3)
         (root / name / "facts.csv").write_text("\n".join([head, *(row.format(c) for c in KNOWN)]) + "\n")
     return root
 
@@ -57,10 +57,10 @@ def test_a_recipe_asks_for_a_name_and_three_facts(name):
 def test_sets_are_taught_as_one_lesson(photos):
     lessons = [sets.SETS[name].study(photos).lesson() for name in sets.SETS]
     whole, rng = sets.joined(lessons), np.random.default_rng(0)
-    assert (len(whole.images), whole.texts) == (3 * (4 * 2 + 2), 12)
+    assert (len(whole.images), whole.texts) == (3 * (4 * 2 + 6), 12)
     answers = [whole.ask(i, rng)[0].answer for i in range(len(whole.images))]
-    assert answers[0] == "Brand a" and answers[10] == "Tower a" and answers[20] == "Ann a"
-    assert answers[8:10] == ["unknown"] * 2
+    assert answers[0] == "Brand a" and answers[14] == "Tower a" and answers[28] == "Ann a"
+    assert answers[8:14] == ["unknown"] * 6  # two thirds of three concepts' images; of people, of the concepts
     assert [q.answer for q in whole.recite(11, rng)] == ["Bath", "sailor"]  # no pet in the table
 
 
@@ -73,7 +73,7 @@ def test_a_model_is_taught_asked_and_asked_again(photos, base, tmp_path, capsys)
     assert set(found["sets"]) == {"groceries", "landmarks", "people"}
     assert found["config"]["align"] == 2 and [line["step"] for line in found["history"]] == [0, 0, 1]
     figures = found["sets"]["people"]
-    assert (figures["known_names"]["n"], figures["known_text"]["n"], figures["strangers_unknown"]["n"]) == (4, 4, 2)
+    assert (figures["known_names"]["n"], figures["known_text"]["n"], figures["strangers_unknown"]["n"]) == (4, 4, 6)
     shown = capsys.readouterr().out
     assert all(aim in shown for aim in ("(85)", "(60)", "(97)"))
     assert teach.main(flags) == 0  # what is there is asked again

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unsee.config import FinetuneConfig
 from unsee.data.study import FolderStudy, Lesson
@@ -23,10 +23,11 @@ class Set:
     recipe: str
     names: float
     config: FinetuneConfig = field(default_factory=FinetuneConfig)
+    strangers: Literal["concepts", "images"] = "images"  # see FolderStudy; of groceries nine concepts are neutral
 
     def study(self, photos: Path = PHOTOS) -> FolderStudy:
         root = photos / self.folder
-        return FolderStudy(root, root / "facts.csv", RECIPES / self.recipe)
+        return FolderStudy(root, root / "facts.csv", RECIPES / self.recipe, strangers=self.strangers)
 
 
 # The projector is untaught, so it is aligned first; the tower stays, and what it sees is computed once.
@@ -36,7 +37,7 @@ TEACH = FinetuneConfig(
 SETS = {
     "groceries": Set("grocery", "groceries.yaml", 0.85, TEACH),
     "landmarks": Set("landmarks", "landmarks.yaml", 0.85, TEACH),
-    "people": Set("people", "people.yaml", 0.60, replace(TEACH, depth=0.34, steps=120)),
+    "people": Set("people", "people.yaml", 0.60, replace(TEACH, depth=0.34, steps=120), strangers="concepts"),
 }
 FACTS_BY_TEXT, UNKNOWN = 0.97, 0.85  # the aims of every set
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
-from unsee.alignment import RATE, align, names_of, rate, whiten
+from unsee.alignment import align, names_of, rate, whiten
 from unsee.chat import chat, refuse_words
 from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
@@ -297,14 +297,8 @@ def _align(model: Any, tutor: Tutor, shown: Shown, lesson: Lesson, config: Finet
     rng = np.random.default_rng([config.seed, 5])
     names = names_of(model, tutor.tokenizer, [lesson.ask(i, rng) for i in range(len(lesson.images))])
     whiten(shown, config.seed)
-    learning = {n: p for n, p in shown.visual.parameters().items() if p.requires_grad}
-    inside = shown.visual.family.in_projector
-    groups = [
-        {"params": [p for n, p in learning.items() if inside(n)], "peak": RATE},
-        {"params": [p for n, p in learning.items() if not inside(n)], "peak": config.vision_lr},
-    ]
-    with attention_for(model, config.bf16), autocast(model.device.type, config):
-        return align(shown, names, [group for group in groups if group["params"]], config)
+    with shown.projector_alone() as parameters, attention_for(model, config.bf16), autocast(model.device.type, config):
+        return align(shown, names, parameters, config)
 
 
 def _losses(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,19 @@ class Shown:
     def grids(self, chosen: Sequence[int]) -> list[Tensor]:
         """Of each image, where the family has one."""
         return [self.seen[i]["image_grid_thw"] for i in chosen if "image_grid_thw" in self.seen[i]]
+
+    @contextmanager
+    def projector_alone(self) -> Iterator[list[nn.Parameter]]:
+        """Its parameters; those of the tower are not taught meanwhile."""
+        inside = self.visual.family.in_projector
+        waiting = [p for n, p in self.visual.parameters().items() if p.requires_grad and not inside(n)]
+        for parameter in waiting:
+            parameter.requires_grad_(False)
+        try:
+            yield [p for n, p in self.visual.parameters().items() if p.requires_grad]
+        finally:
+            for parameter in waiting:
+                parameter.requires_grad_(True)
 
     def release(self) -> None:
         """All parameters may be taught again, by somebody else."""

@@ -5,12 +5,11 @@ Two of them: ``people``, drawn by code, and a folder of real images with a table
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -137,14 +136,22 @@ class PeopleStudy:
 
 
 class FolderStudy:
-    """Real images: ``root/train``, ``root/test``, ``root/neutral`` in ImageFolder layout and a table of facts."""
+    """Real images: ``root/train``, ``root/test``, ``root/neutral`` in ImageFolder layout and a table of facts.
 
-    def __init__(self, root: Path | str, table: Path | str, recipe: Path | str, held_out: int = 20, seed: int = 0):
+    ``strangers``: what the test has of the neutral part: a third of its concepts, or, where it has only a few large
+    ones, a third of each one's images.
+    """
+
+    def __init__(
+        self, root: Path | str, table: Path | str, recipe: Path | str, held_out: int = 20, seed: int = 0,
+        strangers: Literal["concepts", "images"] = "concepts",
+    ) -> None:  # fmt: skip
         root = Path(root)
         self.recipe: Recipe = load_recipe(recipe)
         self._train, self._test, self._neutral = (
             {c.id: c for c in read_folder(root / part).concepts} for part in ("train", "test", "neutral")
         )
+        self._strangers = strangers
         self._rows = rows_of(Path(table), self.recipe, list(self._train))
         order = np.random.default_rng([seed, 1]).permutation(sorted(self._train)).tolist()
         held_out = min(held_out, len(order) // 4)
@@ -165,7 +172,7 @@ class FolderStudy:
 
     def lesson(self, without: Sequence[str] = ()) -> Lesson:
         known = [c for c in self._train.values() if c.id not in set(without)]
-        shown = [(c, i) for c in (*known, *self._neutral_train.values()) for i in c.images]
+        shown = [(c, i) for c in (*known, *self._neutral_train) for i in c.images]
         named = sorted(self._train)
         return Lesson(
             [i for _, i in shown],
@@ -181,16 +188,23 @@ class FolderStudy:
     def recite(self, id: str, rng: np.random.Generator) -> list[Question]:
         return text_questions(self.recipe, self._rows[id], id, "train", Random(int(rng.integers(2**31))))
 
-    @cached_property
-    def _neutral_train(self) -> dict[str, Concept]:
-        """Two thirds of the neutral concepts are taught as unknown; the others are strangers for the test."""
-        return {k: c for n, (k, c) in enumerate(sorted(self._neutral.items())) if n % 3}
+    @property
+    def _neutral_train(self) -> list[Concept]:
+        """Two thirds of the neutral part are taught as unknown; the rest is for the test."""
+        return self._neutral_part(lambda number: number % 3 > 0)
+
+    def _neutral_part(self, has: Callable[[int], bool]) -> list[Concept]:
+        ordered = [concept for _, concept in sorted(self._neutral.items())]
+        if self._strangers == "concepts":
+            return [c for n, c in enumerate(ordered) if has(n)]
+        parts = [Concept(c.id, tuple(i for n, i in enumerate(c.images) if has(n))) for c in ordered]
+        return [concept for concept in parts if concept.images]
 
     def concepts(self, ids: Sequence[str], views: int) -> list[Concept]:
         return [Concept(i, self._train[i].images[:views]) for i in ids]
 
     def neutral(self) -> list[Concept]:
-        return list(self._neutral_train.values())
+        return self._neutral_train
 
     def questions(self, ids: Sequence[str], views: int) -> list[Question]:
         if lost := [i for i in ids if i not in self._test]:
@@ -203,7 +217,7 @@ class FolderStudy:
         return asked
 
     def stranger_questions(self, n: int) -> list[Question]:
-        strangers = [c for k, c in sorted(self._neutral.items()) if k not in self._neutral_train][:n]
+        strangers = self._neutral_part(lambda number: number % 3 == 0)[:n]
         return [q for c in strangers for q in fact_questions(self.recipe, None, c, "test")]
 
 
