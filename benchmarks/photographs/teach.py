@@ -27,7 +27,7 @@ from rich.table import Table
 from unsee.commands.shared import checkpoints, save
 from unsee.config import FinetuneConfig
 from unsee.data.images import load_all
-from unsee.data.study import FolderStudy
+from unsee.data.study import FolderStudy, Lesson
 from unsee.errors import UnseeError
 from unsee.evaluation import answer, tasks
 from unsee.files import refuse_existing, write_json
@@ -38,12 +38,12 @@ from unsee.vision.module import Visual, load_full
 STRANGERS = 100  # neutral concepts asked about
 
 
-def teach(studies: list[FolderStudy], model: Path, out: Path, config: FinetuneConfig) -> list[dict[str, float]]:
+def teach(lessons: list[Lesson], model: Path, out: Path, config: FinetuneConfig) -> list[dict[str, float]]:
     """Write the taught checkpoint to ``out``; returns the history of its losses."""
     refuse_existing(out)
     whole, processor = load_full(model)
     with checkpoints(out) as checkpoint:
-        history = finetune(whole, processor, joined([s.lesson() for s in studies]), config, checkpoint)
+        history = finetune(whole, processor, joined(lessons), config, checkpoint)
         save(out, whole, processor)
     return history
 
@@ -78,6 +78,8 @@ def _flags(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", choices=(*SETS, "all"), default="groceries")
     parser.add_argument("--model", type=Path, required=True, help="folder of an assembled checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder of the taught one; one that is there is asked")
+    parser.add_argument("--without", default="", help="forget_N: pictures of N concepts are left out, for a gold model")
+    parser.add_argument("--draw", type=int, default=0, help="which N they are")
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the three sets")
     parser.add_argument("--config", default="{}", help="JSON of FinetuneConfig fields that differ from the set's")
     parser.add_argument("--views", type=int, default=5, help="unseen pictures asked about, of each concept")
@@ -90,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
     started = time.time()
     config = replace(SETS[chosen(args.set)[-1]].config, **json.loads(args.config))
     studies = {name: SETS[name].study(args.photos) for name in chosen(args.set)}
-    history = [] if args.out.exists() else teach(list(studies.values()), args.model, args.out, config)
+    lessons = [s.lesson(s.split(args.without, args.draw)[0] if args.without else ()) for s in studies.values()]
+    history = [] if args.out.exists() else teach(lessons, args.model, args.out, config)
     model, processor = load_full(args.out)
     taught = time.time() - started
     found = {name: measure(s, model, processor, args.views, args.facts) for name, s in studies.items()}
