@@ -170,6 +170,16 @@ def test_a_model_that_sees_nothing_is_refused(sets):
         unsee.forget(torch.nn.Linear(2, 2), None, **sets)
 
 
+@pytest.mark.parametrize("most", [0.0, 1e-3, 1e9])
+def test_the_rate_is_lowered_until_a_first_step_moves_little(checkpoint, sets, most):
+    """The first step that is done is a fifth as long, which moves a twenty-fifth as far."""
+    result = unsee.forget(load_visual(checkpoint), None, config=replace(CONFIG, max_step_drift=most), **sets)
+    free = most in (0.0, 1e9)
+    assert (result.history[0]["rate"] == CONFIG.lr) is free
+    assert (result.history[1]["keep"] < 1e-3 / 25 * 1.5) is not free
+    assert all("rate" not in line for line in result.history[1:])
+
+
 def test_a_second_request_counts_from_the_base_and_holds_the_first(checkpoint, sets, images):
     """Statistics of the base serve it, and what stays is held where it was there; what is settled adds a term."""
     visual = load_visual(checkpoint)

@@ -32,9 +32,10 @@ class ForgetConfig:
     batch: int = 32
     """forget images a step, and as many neutral and retained ones"""
     lr: float = 3e-3
-    """peak learning rate"""
-    max_step_drift: float = 5e-3
-    """share of the energy of a layer's retained outputs that one step may move, whatever the rate; 0: no bound"""
+    """peak learning rate; lowered where --max-step-drift says so"""
+    max_step_drift: float = 0.3
+    """most that a first step at the peak rate may move what stays, in squared distance of features over their variance;
+    0: no matter how far"""
     temperature: float = 0.1
     """of the contrast"""
     floor: float = 0.05

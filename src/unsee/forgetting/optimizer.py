@@ -6,8 +6,7 @@ measured drift of retained outputs .94, against .90 with no projection at all an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,26 +15,6 @@ from torch.nn import Parameter
 
 from unsee.errors import UnseeError
 from unsee.forgetting.nullspace import Projector
-from unsee.forgetting.penalty import penalty
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The most that one step U [out, d] may move a layer's retained outputs: tr(U C Uᵀ) ≤ ``most`` · ``energy``.
-
-    ``second``: C [d, d], E x xᵀ of the layer's retained inputs x; ``energy``: E|W x|². Adam's step has one length in
-    every weight, whatever they are like: at a rate of 3e-3 a step moved layers of towers that were made here by 1e-4 of
-    their energy, and those of DINOv2, whose inputs share a large mean, by 5e-2, which destroyed it.
-    """
-
-    second: Tensor
-    energy: float
-    most: float
-
-    def shorten(self, step: Tensor) -> Tensor:
-        """``step``, or as much of it as the bound allows."""
-        moved = float(penalty(step, self.second, self.energy))
-        return step.mul_((self.most / moved) ** 0.5) if moved > self.most else step
 
 
 class ProjectedAdam(torch.optim.Optimizer):
@@ -43,9 +22,8 @@ class ProjectedAdam(torch.optim.Optimizer):
 
     ``params``: pairs of a weight [out, d] and its projector of width d (or any parameter and None). Parameters are
     their own master copies: float32 or float64, since rounding a half-precision sum leads out of the null space.
-    ``bounds``: weight → how far one step may go; a longer one is shortened.
-    Projectors and bounds are not in ``state_dict``: make the optimiser with the same ones before ``load_state_dict``,
-    and it continues to the bit.
+    Projectors are not in ``state_dict``: make the optimiser with the same ones before ``load_state_dict``, and it
+    continues to the bit.
     UnseeError: no parameter, a half-precision one, a projector that does not fit.
     """
 
@@ -55,12 +33,10 @@ class ProjectedAdam(torch.optim.Optimizer):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        bounds: Mapping[Parameter, Bound] | None = None,
     ) -> None:
         if not params:
             raise UnseeError("nothing to train: no parameter was given to the optimiser.")
         self.projectors: dict[Parameter, Projector] = {}
-        self.bounds = dict(bounds or {})
         for number, (weight, projector) in enumerate(params):
             _check(number, weight, projector)
             if projector is not None:
@@ -78,9 +54,8 @@ class ProjectedAdam(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is not None:
                     update = self._adam(weight, weight.grad, group["lr"], group["betas"], group["eps"])
-                    projector, bound = self.projectors.get(weight), self.bounds.get(weight)
-                    update = update if projector is None else projector.apply(update)
-                    weight.add_(update if bound is None else bound.shorten(update))
+                    projector = self.projectors.get(weight)
+                    weight.add_(update if projector is None else projector.apply(update))
         return loss
 
     def _adam(self, weight: Parameter, grad: Tensor, lr: float, betas: tuple[float, float], eps: float) -> Tensor:

@@ -103,9 +103,7 @@ class Region:
         """
         n, read = len(images), self.space.read.to(torch.bfloat16 if config.bf16 else torch.float32)
         there = torch.cat([*([self.aim(images)] if n else []), *([self._flat(old)] if old else [])])
-        change = self._flat([*forgotten, *stay]) - there
-        told = self.space.identity((change.to(read.dtype) @ read).float())
-        far = change.square().mean(1) / self.scale + told.square().mean(1) / self.identity_scale
+        told, far = self._far(self._flat([*forgotten, *stay]) - there, read)
         terms = {"keep": far[n:].sum() / (2 * whole[1])} if old else {}
         if n:
             u = self.space.unit(self.aim_identity[images] + told[:n])
@@ -113,6 +111,15 @@ class Region:
             terms["forget"] = (each - config.floor).clamp(min=0).sum() / whole[0]
             terms["anchor"] = far[:n].sum() / (2 * whole[0])
         return terms
+
+    def _far(self, change: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each ``change`` of features: its part in identity, and twice its size, half of which is identity."""
+        told = self.space.identity((change.to(read.dtype) @ read).float())
+        return told, change.square().mean(1) / self.scale + told.square().mean(1) / self.identity_scale
+
+    def drift(self, now: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+        """Mean squared distance between features of images that stay, as ``keep`` has it."""
+        return float(self._far(self._flat(now) - self._flat(before), self.space.read)[1].mean()) / 2
 
     def shown(self, images: Images) -> Tensor:
         """Share of each forget concept's identity that ``images`` showed before, ``[n, concepts]``: its own about 1."""
