@@ -72,13 +72,13 @@ def test_what_enters_the_projector_is_spread_alike_afterwards(fresh):
 def test_aligned_tokens_lie_near_the_words_of_their_names(fresh):
     model, processor = fresh
     taught, before = lesson(), state(model)
-    settings = config(depth=0.0, align=60, batch=12)
+    settings = config(depth=0.34, align=60, batch=12)
     shown = Shown(Visual(model, processor), taught.images, settings)
     rng = np.random.default_rng(0)
     names = alignment.names_of(model, processor.tokenizer, [taught.ask(i, rng) for i in range(len(taught.images))])
-    projector = [p for p in shown.visual.parameters().values() if p.requires_grad]
     alignment.whiten(shown)
-    losses = alignment.align(shown, names, [{"params": projector, "peak": 3e-3}], settings)
+    with shown.projector_alone() as projector:
+        losses = alignment.align(shown, names, projector, settings)
     with torch.no_grad():
         pooled = torch.stack(shown.features(range(len(shown)))).mean(1)
     assert (pooled @ names.directions.T).argmax(1).tolist() == names.target
