@@ -25,9 +25,7 @@ from unsee.progress import progress
 
 CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
 PACE = 0.25  # of the way since the last look: what each further one is expected to bring
-TRIES = (
-    8  # steps at most that are tried for the rate; what they move grows with its square, or slower where it is large
-)
+TRIES = 8  # steps that are tried for the rate, at most: what one moves grows with its square where it is small
 PULL, LATE = 1.4, 0.4  # how the anchor grows, and the share of the steps after which it may
 
 
