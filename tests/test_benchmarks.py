@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from tests.conftest import folder
 
 from unsee.data.study import PeopleStudy
 from unsee.evaluation.tasks import Size
@@ -62,6 +63,21 @@ def test_the_request(result):
     (row,) = result("request", "--gold", str(MODELS / "people-gold"), "--draws", "1")["draws"]
     assert {"vanilla", "gold", "retain", "statistics"} <= row.keys()
     assert row["statistics"]["text_identical"] and row["vanilla"]["retain_names"]["value"] > 0.9
+
+
+def test_a_request_of_photographs(result, tmp_path):
+    known = {"a": 1, "b": 2, "c": 3, "d": 4}
+    for part, concepts in (("train", known), ("test", known), ("neutral", {"x": 11, "y": 12, "z": 13})):
+        folder(tmp_path / "grocery" / part, concepts, views=3)
+    rows = [f"{c},Brand {c},package,juice {c},House {c},Land {c}" for c in known]
+    (tmp_path / "grocery" / "facts.csv").write_text("\n".join(["id,name,kind,category,brand_or_family,origin", *rows]))
+    flags = ("--study", "groceries", "--root", f"{tmp_path}", "--split", "forget_1", "--draws", "2")
+    golds = ("--gold", str(MODELS / "people-gold")) * 2
+    draws = result("request", *flags, *golds, "--modes", "retain,two,statistics")["draws"]
+    assert [{"vanilla", "gold", "retain", "two", "statistics"} <= row.keys() for row in draws] == [True, True]
+    two = draws[0]["two"]
+    assert two["metrics"]["forget_names"]["n"] == 3
+    assert two["known"].keys() <= {"strangers_unknown"}  # it knows nobody on photographs
 
 
 def test_the_trade_off(result):
