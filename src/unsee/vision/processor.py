@@ -74,7 +74,7 @@ class Asked:
                 )
         except (Unfit, MemoryError) as error:
             raise Unfit(str(error) or "it would take too much memory") from error
-        except NotImplementedError:
+        except NotImplementedError:  # an operation that the meta device lacks
             return None
         except Exception as error:  # processors check little: a side of 0 ends in whatever comes to it first
             if "meta tensor" in str(error):  # of a number that it computes with (Llama 4)
