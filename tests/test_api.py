@@ -180,6 +180,16 @@ def test_the_rate_is_lowered_until_a_first_step_moves_little(checkpoint, sets, m
     assert all("rate" not in line for line in result.history[1:])
 
 
+def test_with_depth_0_the_projector_alone_trains(checkpoint, sets):
+    visual = load_visual(checkpoint)
+    inside = visual.family.in_projector
+    result = unsee.forget(visual, None, config=replace(CONFIG, depth=0.0), **sets)
+    assert result.delta and all(inside(f"{n}.weight") and d.any() for n, d in result.delta.items())
+    for depth in (-0.1, 1.1):
+        with pytest.raises(UnseeError, match=f"--depth is {depth}; allowed: 0"):
+            ForgetConfig(depth=depth)
+
+
 def test_a_second_request_counts_from_the_base_and_holds_the_first(checkpoint, sets, images):
     """Statistics of the base serve it, and what stays is held where it was there; what is settled adds a term."""
     visual = load_visual(checkpoint)

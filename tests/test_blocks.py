@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unsee.data.folder import read_folder
+from unsee.errors import UnseeError
 from unsee.vision import blocks
 from unsee.vision.blocks import HIDDEN, Upper, upper_layers
 from unsee.vision.module import Visual, load_visual
@@ -37,11 +38,17 @@ def close(one: list[Tensor], two: list[Tensor]) -> bool:
 
 
 def test_depth_takes_the_last_blocks_and_what_runs_after(layers):
-    sizes = [len(upper_layers(layers, depth)) for depth in (0.01, 0.4, 0.99)]
-    assert sizes == sorted(sizes) and sizes[0] < sizes[-1] <= len(layers)
+    sizes = [len(upper_layers(layers, depth)) for depth in (0, 0.01, 0.4, 0.99)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[1] and sizes[1] < sizes[-1] <= len(layers)
+    assert all("projector" in n or "merger" in n for n in upper_layers(layers, 0))
     last = upper_layers(layers, 0.01)
     assert any("projector" in n or "merger" in n for n in last)
     assert len({n.split(".mlp")[0] for n in last if "blocks" in n or "layers" in n}) >= 1
+
+
+def test_depth_0_is_refused_where_nothing_runs_after_the_blocks(layers):
+    with pytest.raises(UnseeError, match="nothing trains with --depth 0"):
+        upper_layers({n: linear for n, linear in layers.items() if n not in upper_layers(layers, 0)}, 0)
 
 
 def test_the_upper_part_gives_what_the_whole_gives(visual, layers, shown):
@@ -105,12 +112,19 @@ def test_recomputed_blocks_give_the_same_gradients_and_keep_less(visual, layers,
     assert found[True][1] < 0.7 * found[False][1]
 
 
-def test_the_projector_alone_reruns_one_block_and_an_early_layer_all(visual, layers, shown):
-    late = [n for n in layers if "projector" in n or "merger" in n]
+def test_the_projector_alone_reruns_no_block_and_an_early_layer_all(visual, layers, shown):
+    late = upper_layers(layers, 0)
     Upper(visual, layers, [next(iter(layers)), *late], shown[:2], bf16=False).look(shown)
     assert all(HIDDEN not in p for p in shown)
-    Upper(visual, layers, late, shown[:2], bf16=False).look(shown)
-    assert all(HIDDEN in p for p in shown)
+    whole = visual.features(shown)
+    upper = Upper(visual, layers, late, shown[:2], bf16=False)
+    upper.look(shown)
+    assert all(HIDDEN in p for p in shown) and not upper.blocks
+    with torch.no_grad():
+        for block in upper.lower:
+            for weight in block.parameters():
+                weight.zero_()
+        assert close(upper.features(shown), whole)
 
 
 def test_what_is_below_makes_room_and_comes_back(visual, layers, shown, tmp_path):

@@ -71,7 +71,8 @@ class ForgetConfig:
     hard_value: float = 0.01
     """the rule's threshold"""
     depth: float = 0.2
-    """share of the tower's blocks that train, the last ones, and all after them; what is below runs once per image"""
+    """share of the tower's blocks that train, the last ones, and all after them; what is below runs once per image; 0:
+    the projector alone"""
     attention: bool = True
     """train the projections of their attention too"""
     layers: str = ""
@@ -86,7 +87,9 @@ class ForgetConfig:
         for name, allowed in (("constraint", get_args(Constraint)), ("region", get_args(Region))):
             if getattr(self, name) not in allowed:
                 raise UnseeError(f"--{name} '{getattr(self, name)}'. {nearest(getattr(self, name), allowed)}")
-        _positive(self, "steps", "batch", "lr", "temperature", "depth", "most_left", "most_retained")
+        _positive(self, "steps", "batch", "lr", "temperature", "most_left", "most_retained")
+        if not 0 <= self.depth <= 1:
+            raise UnseeError(f"--depth is {self.depth}; allowed: 0 (the projector alone) to 1 (all of the tower).")
 
     def hold(self, concepts: int) -> float:
         """Weight of each of so many settled concepts."""

@@ -21,7 +21,7 @@ from unsee.forgetting import contrast, nullspace, penalty
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
-from unsee.progress import progress
+from unsee.progress import progress, say
 
 CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
 PACE = 0.25  # of the way since the last look: what each further one is expected to bring
@@ -233,6 +233,8 @@ class Forgetting:
         first, self.history = resume.restore(checkpoint, trained, self.optimizer, origin) if checkpoint else (0, [])
         history = self.history
         rate = history[0]["rate"] if history else processes.from_first(self._peak_rate())
+        if rate < config.lr:
+            say(f"learning rate {rate:.2g}: at {config.lr:g}, a first step moves what stays too far (--max-step-drift)")
         with progress("forgetting", config.steps) as tick:
             for step in range(first, config.steps):
                 gone = forgotten_at(history, config)

@@ -29,16 +29,21 @@ ACTIVATIONS = 512 * 2**20  # bytes that a pass with gradients may hold on to, on
 
 def upper_layers(layers: dict[str, Linear], depth: float) -> list[str]:
     """Of ``layers`` (in the order they run) those in the last ``depth`` (a share) of the tower's blocks, and all that
-    run outside the blocks after the first of them: the projector, also of lower blocks' features (deepstack)."""
+    run outside the blocks after the first of them: the projector, also of lower blocks' features (deepstack). Of depth
+    0 only these. UnseeError: none does."""
     blocks = tower(layers)
     if not blocks:
         return list(layers)
-    first = blocks[max(0, len(blocks) - max(1, round(depth * len(blocks))))]
     ran = list(layers)
-    start = next(i for i, name in enumerate(ran) if name.startswith(f"{blocks[0]}."))
-    upper = next(i for i, name in enumerate(ran) if name.startswith(f"{first}."))
-    between = [n for n in ran[start:upper] if not any(n.startswith(f"{b}.") for b in blocks)]
-    return between + ran[upper:]
+    within = [n for n in ran if any(n.startswith(f"{b}.") for b in blocks)]
+    upper = blocks[len(blocks) - max(1, round(depth * len(blocks))) :] if depth else []
+    after = ran[ran.index(within[0]) :]
+    chosen = [n for n in after if n not in within or any(n.startswith(f"{b}.") for b in upper)]
+    if not chosen:
+        raise UnseeError(
+            "no linear layer follows the tower's blocks, so nothing trains with --depth 0. Allowed: above 0."
+        )
+    return chosen
 
 
 def tower(layers: dict[str, Linear]) -> list[str]:
@@ -93,10 +98,10 @@ class Upper:
         self.axis = 0  # along which images lie side by side where they enter a block
         blocks, ran = tower(layers), list(layers)
         fixed = set(ran[: min(ran.index(n) for n in trained)])
-        below = [b for b in blocks[:-1] if fixed.issuperset(n for n in layers if n.startswith(f"{b}."))]
+        below = [b for b in blocks if fixed.issuperset(n for n in layers if n.startswith(f"{b}."))]
         modules: list[nn.Module] = [visual.model.get_submodule(b) for b in blocks]
         self.lower, self.blocks = modules[: len(below)], modules[len(below) :]
-        self.block = blocks[len(below)] if blocks else ""
+        self.block = next(iter([*blocks[len(below) :], *trained])) if blocks else ""
         rows = max(x.rows for x in layers.values())
         self.at_once = max(1, min(IMAGES, (16 if self.gpu else 1) * ROWS // rows))
         self.few_rows = rows <= FEW
@@ -119,9 +124,12 @@ class Upper:
         if not self.lower:
             return self._features(images)
         seen: list[Tensor] = []
-        handle = self.blocks[0].register_forward_pre_hook(
-            lambda _m, args, kw: seen.append(args[0] if args else kw["hidden_states"]), with_kwargs=True
-        )
+        if self.blocks:
+            handle = self.blocks[0].register_forward_pre_hook(
+                lambda _m, args, kw: seen.append(args[0] if args else kw["hidden_states"]), with_kwargs=True
+            )
+        else:
+            handle = self.lower[-1].register_forward_hook(lambda _m, _args, out: seen.append(out))
         try:
             features = self._features([_plain(p) for p in images])
         finally:
