@@ -180,6 +180,17 @@ def test_the_rate_is_lowered_until_a_first_step_moves_little(checkpoint, sets, m
     assert all("rate" not in line for line in result.history[1:])
 
 
+def test_steps_may_be_taken_where_inputs_count_alike(checkpoint, sets):
+    """The change is another one, the same each time."""
+    found = [
+        unsee.forget(load_visual(checkpoint), None, config=replace(CONFIG, whiten=whiten), **sets).patch.tensors
+        for whiten in (0.0, 0.05, 0.05)
+    ]
+    assert all(torch.equal(t, found[2][n]) and not torch.equal(t, found[0][n]) for n, t in found[1].items())
+    with pytest.raises(UnseeError, match="--whiten is -1; it must be 0"):
+        ForgetConfig(whiten=-1)
+
+
 def test_with_depth_0_the_projector_alone_trains(checkpoint, sets):
     visual = load_visual(checkpoint)
     inside = visual.family.in_projector

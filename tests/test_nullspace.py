@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unsee.errors import UnseeError
-from unsee.forgetting.nullspace import RULES, certificate, drift, fit
+from unsee.forgetting.nullspace import RULES, certificate, drift, fit, whitening
 
 torch.set_num_threads(1)
 EXAMPLE = {"absolute": 0.5, "ratio": 20.0, "tail": 0.1, "cumulative": 0.9, "soft": 0.05, "none": 0.0}
@@ -53,6 +53,37 @@ def test_hard_projectors_are_projectors_and_keep_what_the_rule_says(case, rule: 
         assert s[k:].sum() / total >= value - 1e-12
         assert s[k + 1 :].sum() / total < value + 1e-12
     assert P.basis is None or P.basis.shape[1] <= case[0] / 2  # the smaller of the two bases is stored
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases, st.floats(0.001, 10), st.floats(0.01, 100))
+def test_in_white_coordinates_no_direction_moves_outputs_more_than_the_mean_one(case, damping: float, loud: float):
+    C, _ = matrix(*case)
+    s = torch.linalg.eigvalsh(C).clamp(min=0)
+    mean = s[:-1].mean()
+    S = whitening(C, damping)
+    if mean < 1e-12 * s[-1]:  # one direction alone is retained
+        assert torch.equal(S, torch.eye(case[0], dtype=torch.float64))
+        return
+    torch.testing.assert_close(S, S.T)
+    moved = torch.linalg.eigvalsh(S @ C @ S)  # what a step of length 1 moves, squared
+    assert moved.max() <= mean * (1 + 1e-9)
+    torch.testing.assert_close(torch.linalg.inv(S @ S), C / mean + damping * torch.eye(len(C), dtype=torch.float64))
+    torch.testing.assert_close(whitening(loud * C, damping), S)  # free of scale
+    vector = torch.linalg.eigh(C)[1][:, -1:]
+    torch.testing.assert_close(whitening(C + loud * vector @ vector.T, damping) @ _rest(vector), S @ _rest(vector))
+
+
+def _rest(vector: Tensor) -> Tensor:
+    """All directions but that of ``vector`` [d, 1]."""
+    return torch.eye(len(vector), dtype=torch.float64) - vector @ vector.T
+
+
+def test_whitening_refuses_what_it_cannot_take():
+    with pytest.raises(UnseeError, match="damping is 0; it must be above 0"):
+        whitening(torch.eye(2), 0)
+    with pytest.raises(UnseeError, match="second moment"):
+        whitening(-torch.eye(2), 0.1)
 
 
 @settings(max_examples=15, deadline=None)

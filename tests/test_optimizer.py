@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from unsee.errors import UnseeError
-from unsee.forgetting.nullspace import Projector, certificate, drift, fit
+from unsee.forgetting.nullspace import Projector, certificate, drift, fit, whitening
 from unsee.forgetting.optimizer import ProjectedAdam
 
 torch.set_num_threads(1)
@@ -43,6 +43,29 @@ def advance(
     if grad is not None:
         weight.grad = grad(weight.grad)
     optimizer.step()
+
+
+def test_a_whitened_step_is_adams_in_other_coordinates_and_learns_what_is_faint():
+    """One direction of the inputs is a thousand times louder than those that tell."""
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(400, 8, generator=g) + 30
+    told, W = torch.randn(4, 8, generator=g), torch.randn(4, 8, generator=g)
+    told -= told.mean(1, keepdim=True)  # nothing of it along the loud direction
+    Y = X @ (W + told).T
+    S = whitening(X.T.double() @ X.double() / len(X), 0.05).float()
+    left = {}
+    for name, white in (("plain", None), ("white", S)):
+        weight = Parameter(W.clone())
+        optimizer = ProjectedAdam([(weight, None)], lr=1e-2, whitened={} if white is None else {weight: white})
+        for _ in range(200):
+            advance(optimizer, weight, X, Y)
+        left[name] = (X @ (weight.detach() - W - told).T).square().mean().item()
+    other = Parameter((W @ torch.linalg.inv(S)).clone())  # U of W = U S
+    adam = torch.optim.Adam([other], lr=1e-2)
+    for _ in range(200):
+        advance(adam, other, X @ S, Y)
+    torch.testing.assert_close(other.detach() @ S, weight.detach(), atol=2e-3, rtol=0)
+    assert left["white"] < 0.2 * left["plain"]
 
 
 @pytest.mark.parametrize("rank", [60, 160])  # the complement's basis, the null space's basis

@@ -64,6 +64,9 @@ class ForgetConfig:
     """weight that holds each concept that earlier requests forgot, where there were any"""
     settled_most: float = 0.0
     """weight of all of them together, at most; 0: as many times --settled as there are"""
+    whiten: float = 0.0
+    """steps are taken where all directions of a layer's retained inputs count alike, damped by this share of their mean
+    energy, the largest left out; 0: along the weights"""
     soft_ratio: float = 0.03
     """soft null space: damping as a share of the mean eigenvalue"""
     hard_rule: Literal["absolute", "ratio", "tail", "cumulative"] = "tail"
@@ -88,6 +91,8 @@ class ForgetConfig:
             if getattr(self, name) not in allowed:
                 raise UnseeError(f"--{name} '{getattr(self, name)}'. {nearest(getattr(self, name), allowed)}")
         _positive(self, "steps", "batch", "lr", "temperature", "most_left", "most_retained")
+        if self.whiten < 0:
+            raise UnseeError(f"--whiten is {self.whiten}; it must be 0 (off) or above.")
         if not 0 <= self.depth <= 1:
             raise UnseeError(f"--depth is {self.depth}; allowed: 0 (the projector alone) to 1 (all of the tower).")
 

@@ -100,6 +100,24 @@ def fit(C: Tensor, rule: str = "soft", value: float = 0.01) -> Projector:
     return Projector(d, float(k), leak, "removed", vectors[:, k:].clone())
 
 
+def whitening(C: Tensor, damping: float) -> Tensor:
+    """S = (C / e + damping I)^(-1/2) [d, d], float64 on C's device; e: the mean eigenvalue, the largest left out.
+
+    Steps D = U S, taken in U, move retained outputs by E|D x|² = tr(U S C S Uᵀ), in which all directions count about
+    alike. Plain steps are taken along weights, and there one direction of a pretrained tower's inputs, their mean, has
+    a thousand times the energy of all others: it bounds the rate, and what tells concepts apart is hardly learned.
+    Where nothing is retained S is the identity. UnseeError: damping is not above 0; a C as ``fit`` refuses it.
+    """
+    if not damping > 0:
+        raise UnseeError(f"the damping is {damping}; it must be above 0.")
+    _check_matrix(C)
+    energies, vectors = _eigh(C.detach().to(torch.float64))
+    mean = energies[:-1].mean() if len(C) > 1 else energies[0]
+    if not mean > 0:
+        return torch.eye(len(C), dtype=torch.float64, device=C.device)
+    return (vectors * (energies / mean + damping).rsqrt()) @ vectors.T
+
+
 def certificate(dW: Tensor, W: Tensor, C: Tensor) -> float:
     """Relative drift of the retained outputs from the statistics alone: tr(dW C dWᵀ) / tr(W C Wᵀ), in float64.
 

@@ -6,7 +6,7 @@ measured drift of retained outputs .94, against .90 with no projection at all an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ class ProjectedAdam(torch.optim.Optimizer):
 
     ``params``: pairs of a weight [out, d] and its projector of width d (or any parameter and None). Parameters are
     their own master copies: float32 or float64, since rounding a half-precision sum leads out of the null space.
-    Projectors are not in ``state_dict``: make the optimiser with the same ones before ``load_state_dict``, and it
+    ``whitened``: of a weight a symmetric S [d, d] (``nullspace.whitening``): Adam's step is that of U in W = U S.
+    Projectors and S are not in ``state_dict``: make the optimiser with the same ones before ``load_state_dict``, and it
     continues to the bit.
     UnseeError: no parameter, a half-precision one, a projector that does not fit.
     """
@@ -33,6 +34,7 @@ class ProjectedAdam(torch.optim.Optimizer):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        whitened: Mapping[Parameter, Tensor] | None = None,
     ) -> None:
         if not params:
             raise UnseeError("nothing to train: no parameter was given to the optimiser.")
@@ -41,6 +43,7 @@ class ProjectedAdam(torch.optim.Optimizer):
             _check(number, weight, projector)
             if projector is not None:
                 self.projectors[weight] = projector.to(weight.device, weight.dtype)
+        self.whitened = {w: S.to(w.device, w.dtype) for w, S in (whitened or {}).items()}
         super().__init__([weight for weight, _ in params], {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
@@ -53,8 +56,10 @@ class ProjectedAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    update = self._adam(weight, weight.grad, group["lr"], group["betas"], group["eps"])
-                    projector = self.projectors.get(weight)
+                    S, projector = self.whitened.get(weight), self.projectors.get(weight)
+                    grad = weight.grad if S is None else weight.grad @ S
+                    update = self._adam(weight, grad, group["lr"], group["betas"], group["eps"])
+                    update = update if S is None else update @ S
                     weight.add_(update if projector is None else projector.apply(update))
         return loss
 

@@ -106,23 +106,26 @@ class Forgetting:
 
     def _prepare_constraint(self) -> None:
         """Layer by layer: the moments of all of them are large, and may be on disk."""
-        config, projectors = self.config, dict[str, nullspace.Projector]()
+        config, projectors, whitened = self.config, dict[str, nullspace.Projector](), dict[str, Tensor]()
         self.energy: dict[str, float] = {}
         self.fast: dict[str, Tensor] = {}
         for names in self._by_input().values():
-            second = self.second(names[0])
-            fast = second.to(torch.bfloat16 if config.bf16 else torch.float32).to(self.layers[names[0]].weight.device)
+            second, weight = self.second(names[0]), self.layers[names[0]].weight
+            fast = second.to(torch.bfloat16 if config.bf16 else torch.float32).to(weight.device)
             self.fast |= dict.fromkeys(names, fast)
             self.energy |= {n: _energy(self.base[n], second) for n in names}
+            if config.whiten:
+                white = nullspace.whitening(second, config.whiten).to(weight.device, weight.dtype)
+                whitened |= dict.fromkeys(names, white)
             if config.constraint in ("hard", "soft"):
                 soft = config.constraint == "soft"
                 rule, value = ("soft", config.soft_ratio) if soft else (config.hard_rule, config.hard_value)
-                weight = self.layers[names[0]].weight
                 fitted = nullspace.fit(second, rule, value).to(weight.device, weight.dtype)
                 projectors |= dict.fromkeys(names, fitted)  # layers with the same input have the same null space
         self.rank = {n: p.rank for n, p in projectors.items()}
         weights = {n: cast(nn.Parameter, m.weight) for n, m in self.layers.items()}
-        self.optimizer = ProjectedAdam([(w, projectors.get(n)) for n, w in weights.items()], config.lr)
+        pairs = [(w, projectors.get(n)) for n, w in weights.items()]
+        self.optimizer = ProjectedAdam(pairs, config.lr, whitened={weights[n]: S for n, S in whitened.items()})
 
     def _by_input(self) -> dict[str, list[str]]:
         """Layers by the input they share, the widest first."""
