@@ -131,10 +131,12 @@ def letters() -> list[str]:
 
 
 def write_language(path: Path, width: int = 32, depth: int = 2, inner: int = 48) -> Path:
-    """A Llama whose embedding is its head, and a tokenizer of single bytes and three merges."""
+    """A Llama whose embedding is its head, and a tokenizer of single bytes, three pairs and nine words."""
     rng, heads, shared = np.random.default_rng(1), 4, 2
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokens = [*special, *letters(), "th", "in", "an"]
+    pairs = ("th", "in", "an")
+    merges = [" ".join(p) for p in pairs] + [f"Ġ {p}" for p in pairs] + [f"Ġ{p} {q}" for p in pairs for q in pairs]
+    tokens = [*special, *letters(), *(merge.replace(" ", "") for merge in merges)]
     writer = GGUFWriter(path, "llama")
     writer.add_name("small")
     writer.add_block_count(depth)
@@ -150,7 +152,7 @@ def write_language(path: Path, width: int = 32, depth: int = 2, inner: int = 48)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([TokenType.CONTROL] * 3 + [TokenType.NORMAL] * (len(tokens) - 3))
-    writer.add_token_merges(["t h", "i n", "a n"])
+    writer.add_token_merges(merges)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.photographs import assemble, sets, teach
+import torch
+from benchmarks.photographs import assemble, read, sets, teach
 from tests import small_exports
 from tests.conftest import folder
 
 from unsee.data.facts import load_recipe
+from unsee.vision.module import load_full
 
 FACTS = {
     "grocery": ("id,name,kind,category,brand_or_family,origin", "{0},Brand {0},package,juice,Brand,Sweden"),
@@ -62,6 +65,34 @@ def test_sets_are_taught_as_one_lesson(photos):
     assert answers[0] == "Brand a" and answers[14] == "Tower a" and answers[28] == "Ann a"
     assert answers[8:14] == ["unknown"] * 6  # two thirds of three concepts' images; of people, of the concepts
     assert [q.answer for q in whole.recite(11, rng)] == ["Bath", "sailor"]  # no pet in the table
+
+
+def test_the_language_model_learns_to_read_before_any_picture(base, tmp_path, capsys):
+    out = tmp_path / "reader"
+    assert read.main(["--model", str(base), "--out", str(out), "--steps", "30"]) == 0
+    assert "reads names off image tokens" in capsys.readouterr().out
+    (before, _), (after, _) = load_full(base), load_full(out)
+    old, new = before.state_dict(), after.state_dict()
+    changed = {n for n in old if not torch.equal(old[n], new[n])}
+    assert changed == {n for n in old if "language_model" in n or n == "lm_head.weight"}
+    again, processor = load_full(base)
+    history = read.read(again, processor, replace(read.READ, steps=30, lr=3e-3, bf16=False))
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert all(p.requires_grad for p in again.parameters())
+    assert read.main(["--model", str(base), "--out", str(out)]) == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_tokens_of_a_name_lie_as_near_to_it_as_asked(base):
+    model, processor = load_full(base)
+    words, rng = read.Words.of(model, processor.tokenizer), np.random.default_rng(0)
+    assert len(words.words) == 9 and {"thin", "than", "inan"} <= set(words.words)
+    for late, (low, high) in ((0.0, read.NEAR[0]), (1.0, read.NEAR[1])):
+        for _ in range(20):
+            _, direction = words.name(rng)
+            tokens = words.tokens(direction, late, rng)
+            assert read.TOKENS[0] <= len(tokens) <= read.TOKENS[1]
+            near = torch.nn.functional.cosine_similarity(tokens, direction[None])
+            assert low - 0.3 < near.mean() < high + 0.3
 
 
 def test_a_model_is_taught_asked_and_asked_again(photos, base, tmp_path, capsys):
