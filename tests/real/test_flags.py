@@ -18,7 +18,7 @@ from unsee.vision.module import Visual, load_full
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ROOT.parent / "shared" / "data" / "flags"
-TERRITORIES = ("ai", "aw", "bm", "fo", "gg", "gl", "gu", "im", "je", "ky")
+TERRITORIES = ("ai", "aw", "bm")
 pytestmark = pytest.mark.skipif(not FLAGS.is_dir(), reason="the flags data set is not in ../shared/data/flags")
 
 
@@ -64,19 +64,20 @@ def test_the_splits_of_the_folder_are_a_request():
 
 
 def test_a_few_flags_are_taught_and_two_of_them_forgotten(tmp_path, full_size):
-    """The benchmark in short: the model that ships learns ten flags, and forgets two."""
-    countries = sorted(p.name for p in (FLAGS / "train").iterdir())[::12][:10]
-    for part, names in (("train", countries), ("test", countries), ("neutral", sorted(TERRITORIES))):
+    """The benchmark in short: the model that ships learns eight flags, and forgets two."""
+    countries = sorted(p.name for p in (FLAGS / "train").iterdir())[::12][:8]
+    for part, names in (("train", countries), ("test", countries), ("neutral", TERRITORIES)):
         for name in names:
             shutil.copytree(FLAGS / part / name, tmp_path / part / name)
     study = FolderStudy(tmp_path, FLAGS / "facts.csv", ROOT / "recipes" / "flags.yaml", held_out=2)
     model, processor = load_full(packaged("people-vanilla"))
-    finetune(model, processor, study.lesson(), FinetuneConfig(steps=100, batch=24, text_batch=6, vision_lr=3e-4))
+    taught = FinetuneConfig(steps=70, batch=10, text_batch=4, questions=2, vision_lr=3e-4)
+    finetune(model, processor, study.lesson(), taught)
     exam = tasks.exam(Visual(model, processor), study, "forget_2", size=tasks.Size(4, 4, 4, 10, 1, 0))
     before = tasks.metrics(tasks.sit(model, processor, exam, probabilities=False))
     forget, retain = study.split("forget_2")
     images = {"forget": study.concepts(forget, 10), "retain": study.concepts(retain, 10), "neutral": study.neutral()}
-    unsee.forget(model, processor, **images, config=ForgetConfig(steps=120, batch=16))
+    unsee.forget(model, processor, **images, config=ForgetConfig(steps=40, batch=8))
     after = tasks.metrics(tasks.sit(model, processor, exam, probabilities=False))
     assert before["forget_names"]["value"] > 0.7
     assert after["forget_names"]["value"] < 0.5 * before["forget_names"]["value"]
