@@ -21,6 +21,7 @@ FACTS = {
     "landmarks": ("id,name,country,type,period", "{0},Tower {0},India,tower,ancient"),
     "people": ("id,name,city,job,pet", "{0},Ann {0},Bath,sailor,"),
 }
+DOCUMENT = sets.ROOT / "docs" / "photographs.md"
 WORD = re.compile(r"[\w{}]+")
 KNOWN = {"a": 1, "b": 2, "c": 3, "d": 4}
 SMALL = {"steps": 1, "batch": 4, "text_batch": 2, "questions": 2, "copies": 1, "align": 2, "bf16": False}
@@ -116,3 +117,16 @@ def test_a_folder_without_photographs_is_refused(base, tmp_path, capsys):
     flags = ["--model", str(base), "--out", str(tmp_path / "out"), "--photos", str(tmp_path)]
     assert teach.main(flags) == 2
     assert "grocery" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_the_commands_of_the_document(photos, base, tmp_path):
+    """In order, each on what the one before left, the first on small files (tests/test_photographs_assemble.py)."""
+    lines = re.findall(r"^python -m benchmarks\.photographs\.(\w+) (.+)$", DOCUMENT.read_text(), re.MULTILINE)
+    assert [name for name, _ in lines] == ["assemble", "read", "teach"] and "--layout internvl" in lines[0][1]
+    built = {lines[0][1].split()[-1]: str(base)}
+    small = ["--photos", str(photos), "--views", "1", "--config", json.dumps(SMALL)]
+    for main, (_, flags), more in zip((read.main, teach.main), lines[1:], (["--steps", "1"], small), strict=True):
+        words = flags.split()
+        built[words[-1]] = str(tmp_path / words[-1])
+        assert main([built.get(word, word) for word in words] + more) == 0
+    assert (tmp_path / "build" / "groceries" / "config.json").is_file()
