@@ -86,10 +86,12 @@ def test_the_run_is_written_and_told_once(runs):
     assert json.loads((runs / "two" / "manifest.json").read_text())["machine"]["processes"] == 2
     out, err = (runs / "out").read_text().splitlines(), (runs / "err").read_text().splitlines()
     assert len(out) == 3 and "2 concept(s) forgotten" in out[0]
-    assert [line.partition(":")[0] for line in err if ": " in line and "look like" not in line] == [
+    told = [line for line in err if "look like" in line or "learning rate" in line]
+    assert [line.partition(":")[0] for line in err if ": " in line and line not in told] == [
         "images to forget", "held-back images", "neutral images", "retain images", "forgetting",
     ]  # fmt: skip
-    assert len([line for line in err if "look like a concept to forget" in line]) == 1
+    assert sorted(line.split()[0] for line in told) == sorted({line.split()[0] for line in told}), told
+    assert sum("look like a concept to forget" in line for line in told) == 1
 
 
 def test_statistics_of_uneven_parts(checkpoints, images, make_images, tmp_path):
