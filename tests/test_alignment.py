@@ -1,4 +1,4 @@
-"""A fresh projector: whitened, aligned to the words of names, and what stays of the model meanwhile."""
+"""A fresh projector: aligned to the words of names, and what stays of the model meanwhile."""
 
 from __future__ import annotations
 
@@ -46,51 +46,79 @@ def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters()}
 
 
-def test_what_enters_the_projector_is_spread_alike_afterwards(fresh):
-    """One direction is made a hundred times louder than all others, as pretrained towers have it."""
-    visual = Visual(*fresh)
-    shown = Shown(visual, lesson().images, config(depth=0.0, align=1))
-    loud = torch.nn.functional.normalize(torch.randn(shown.projector.in_features), dim=0)
-    with torch.no_grad():
-        handle = shown.projector.register_forward_pre_hook(
-            lambda _, given: (given[0] + 100 * given[0].std() * (given[0] @ loud).sign()[..., None] * loud,)
-        )
-        spread = {}
-        for when in ("before", "after"):
-            rows: list[torch.Tensor] = []
-            seen = shown.projector.register_forward_hook(lambda m, i, out, rows=rows: rows.append(out.flatten(0, -2)))
-            shown.features(range(len(shown)))
-            seen.remove()
-            values = torch.linalg.svdvals(torch.cat(rows) - torch.cat(rows).mean(0)).square()
-            spread[when] = float(values[0] / values.sum())
-            if when == "before":
-                alignment.whiten(shown)
-        handle.remove()
-    assert spread["before"] > 0.9 and spread["after"] < 0.3
+def named(model: torch.nn.Module, processor: object, taught: Lesson) -> alignment.Names:
+    rng = np.random.default_rng(0)
+    return alignment.names_of(model, processor.tokenizer, [taught.ask(i, rng) for i in range(len(taught.images))])
 
 
 def test_aligned_tokens_lie_near_the_words_of_their_names(fresh):
     model, processor = fresh
     taught, before = lesson(), state(model)
-    settings = config(depth=0.34, align=60, batch=12)
-    shown = Shown(Visual(model, processor), taught.images, settings)
-    rng = np.random.default_rng(0)
-    names = alignment.names_of(model, processor.tokenizer, [taught.ask(i, rng) for i in range(len(taught.images))])
-    alignment.whiten(shown)
-    with shown.projector_alone() as projector:
-        losses = alignment.align(shown, names, projector, settings)
+    shown = Shown(Visual(model, processor), taught.images, config(depth=0.34, align=True))
+    names = named(model, processor, taught)
+    share = alignment.align(shown, names)
     with torch.no_grad():
-        pooled = torch.stack(shown.features(range(len(shown)))).mean(1)
-    assert (pooled @ names.directions.T).argmax(1).tolist() == names.target
-    assert losses[-1]["image"] < 0.5 * losses[0]["image"]
+        tokens = torch.stack(shown.features(range(len(shown))))
+    nearest = (torch.nn.functional.normalize(tokens.mean(1), dim=1) @ names.directions.T).argmax(1)
+    assert share == 1 and nearest.tolist() == names.target
+    assert tokens.square().sum(2).mean().sqrt() == pytest.approx(float(names.loudness), rel=0.05)
     moved = {n for n, p in state(model).items() if not torch.equal(p, before[n])}
     assert moved and all(shown.visual.family.in_projector(n) for n in moved)
+
+
+def test_alignment_is_the_ridge_regression_of_an_image_on_its_name():
+    """Against the normal equations of tokens and their images' directions, solved by least squares of stacked rows."""
+    model, processor = small_model("llava", people.vocabulary())
+    taught = lesson()
+    shown = Shown(Visual(model, processor), taught.images, config(depth=0.0, align=True))
+    names = named(model, processor, taught)
+    rows: list[torch.Tensor] = []
+    handle = shown.projector[0].register_forward_pre_hook(lambda _, given: rows.append(given[0].double()))
+    before = torch.stack(shown.features(range(len(shown))))
+    handle.remove()
+    tokens = torch.cat(rows).view(*before.shape[:2], -1)  # all names have as many images, so all weigh alike
+    pooled = tokens.mean(1) - tokens.mean((0, 1))
+    n, t, d = tokens.shape
+    within = (tokens - tokens.mean(1, keepdim=True)).flatten(0, 1) * (alignment.WITHIN / (n * t)) ** 0.5
+    ridge = torch.eye(d).double() * (alignment.DAMPING * pooled.square().sum() / n / d).sqrt()
+    wanted = torch.cat(
+        [names.directions[names.target].double() / n**0.5, torch.zeros(len(within) + d, len(names.words[0]))]
+    )
+    solved = torch.linalg.lstsq(torch.cat([pooled / n**0.5, within, ridge]), wanted).solution
+    alignment.align(shown, names)
+    with torch.no_grad():
+        found = torch.stack(shown.features(range(len(shown)))).double()
+    expected = (tokens - tokens.mean((0, 1))) @ solved
+    assert torch.allclose(found / found.norm(), expected / expected.norm(), atol=1e-5)
+
+
+def test_directions_of_names_that_share_words_are_told_apart():
+    shared = torch.randn(1, 64, generator=torch.manual_seed(0))
+    words = 3 * shared + torch.randn(6, 64)
+    words[5] = words[4] + 0.2 * torch.randn(64)
+    names = alignment.Names([str(i) for i in range(6)], list(range(6)), words)
+    plain = torch.nn.functional.normalize(words - words.mean(0), dim=1)
+    alike = names.directions @ names.directions.T
+    assert (plain @ plain.T)[4, 5] > 0.9 and alike[4, 5] < 0.5
+    assert alike.diagonal().allclose(torch.ones(6)) and ((names.directions * plain).sum(1) > 0.6).all()
+
+
+@pytest.mark.parametrize("form", ["three layers", "what follows"])
+def test_a_projector_of_another_form_is_not_solved(form, monkeypatch):
+    model, processor = small_model("llava", people.vocabulary())
+    shown = Shown(Visual(model, processor), lesson().images, config(depth=0.0, align=True))
+    if form == "three layers":
+        monkeypatch.setattr(shown, "projector", [*shown.projector, shown.projector[0]])
+    else:
+        model.model.multi_modal_projector.register_forward_hook(lambda m, i, out: 2 * out)
+    with pytest.raises(UnseeError, match="--align solves a projector .* Leave --align out"):
+        alignment.align(shown, named(model, processor, lesson()))
 
 
 def test_only_the_blocks_that_are_asked_for_are_taught(fresh):
     model, processor = fresh
     before = state(model)
-    finetune(model, processor, lesson(), config(depth=0.34, align=1, lr=1e-3, vision_lr=1e-3))
+    finetune(model, processor, lesson(), config(depth=0.34, align=True, lr=1e-3, vision_lr=1e-3))
     visual = Visual(model, processor)
     moved = {n for n, p in state(model).items() if not torch.equal(p, before[n])}
     encoder = {n for n in moved if n in visual.parameters() and not visual.family.in_projector(n)}
@@ -113,8 +141,35 @@ def test_images_looked_at_once_give_the_features_of_the_whole_tower(fresh, depth
     assert len(whole.grids(chosen)) == len(cached.grids(chosen))
 
 
+def test_what_a_frozen_tower_gives_of_an_image_is_kept_for_other_lessons(fresh, tmp_path):
+    visual, images = Visual(*fresh), lesson().images
+    settings = config(depth=0.34, copies=1)
+    plain = Shown(visual, images, settings)
+    first = Shown(visual, images, settings, cache=tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2 * len(images)
+    blocks = first.upper.lower
+    ran: list[object] = []
+    handle = blocks[0].register_forward_hook(lambda *_: ran.append(1))
+    again = Shown(visual, images, settings, cache=tmp_path)
+    tried = len(ran)  # the shorter way through the tower is tried on two images
+    fewer = Shown(visual, images[3:], settings, cache=tmp_path)
+    handle.remove()
+    assert len(ran) == 2 * tried and sorted(tmp_path.iterdir()) == files
+    chosen = [0, 7, 12, 20]
+    with torch.no_grad():
+        known = plain.features(chosen)
+        for shown, moved in ((first, chosen), (again, chosen), (fewer, [i for i in range(len(fewer)) if i in (4, 17)])):
+            found = shown.features(moved)
+            expected = known if shown is not fewer else plain.features([7, 23])
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        next(iter(blocks[0].parameters())).mul_(1.01)
+    Shown(visual, images, settings, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 * len(files)  # another tower
+
+
 def test_an_interrupted_run_is_not_aligned_again(tmp_path, monkeypatch):
-    settings = config(depth=0.0, align=2, steps=3, checkpoint_every=1)
+    settings = config(depth=0.0, align=True, steps=3, checkpoint_every=1)
     runs = []
     for stop in (False, True):
         model, processor = small_model("llava", people.vocabulary())
@@ -131,7 +186,7 @@ def test_an_interrupted_run_is_not_aligned_again(tmp_path, monkeypatch):
             monkeypatch.setattr("unsee.finetune.align", lambda *_: pytest.fail("aligned again"))
         runs.append((finetune(model, processor, lesson(), settings, tmp_path if stop else None), state(model)))
     (history, weights), (other, again) = runs
-    assert history == other and [line["step"] for line in history] == [0, 0, 3]
+    assert history == other and [line["step"] for line in history] == [0, 3]
     assert all(torch.equal(weights[n], again[n]) for n in weights)
 
 
@@ -142,10 +197,10 @@ def test_a_lesson_without_names_is_refused():
     nameless = Lesson(one.images, 0, lambda i, rng: asked, lambda i, rng: [])
     for taught, count in ((one, 1), (nameless, 0)):
         with pytest.raises(UnseeError, match=f"the lesson's images have {count}. Add questions of kind identity"):
-            finetune(model, processor, taught, config(align=1))
+            finetune(model, processor, taught, config(align=True))
 
 
-@pytest.mark.parametrize("given", [{"depth": 1.5}, {"depth": -0.1}, {"align": -1}])
+@pytest.mark.parametrize("given", [{"depth": 1.5}, {"depth": -0.1}])
 def test_shares_and_steps_that_make_no_sense_are_refused(given):
-    with pytest.raises(UnseeError, match="--depth is .* and --align"):
+    with pytest.raises(UnseeError, match="--depth is .*; allowed: 0 to 1"):
         FinetuneConfig(**given)

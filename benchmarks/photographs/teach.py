@@ -38,12 +38,14 @@ from unsee.vision.module import Visual, load_full
 STRANGERS = 100  # neutral concepts asked about
 
 
-def teach(lessons: list[Lesson], model: Path, out: Path, config: FinetuneConfig) -> list[dict[str, float]]:
+def teach(
+    lessons: list[Lesson], model: Path, out: Path, config: FinetuneConfig, cache: Path | None = None
+) -> list[dict[str, float]]:
     """Write the taught checkpoint to ``out``; returns the history of its losses."""
     refuse_existing(out)
     whole, processor = load_full(model)
     with checkpoints(out) as checkpoint:
-        history = finetune(whole, processor, joined(lessons), config, checkpoint)
+        history = finetune(whole, processor, joined(lessons), config, checkpoint, cache)
         save(out, whole, processor)
     return history
 
@@ -82,6 +84,9 @@ def _flags(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--draw", type=int, default=0, help="which N they are")
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the three sets")
     parser.add_argument("--config", default="{}", help="JSON of FinetuneConfig fields that differ from the set's")
+    parser.add_argument(
+        "--cache", type=Path, help="folder of what the frozen tower gives of each picture, for gold models"
+    )
     parser.add_argument("--views", type=int, default=5, help="unseen pictures asked about, of each concept")
     parser.add_argument("--facts", type=int, default=1, help="facts asked about each")
     parser.add_argument("--result", type=Path, help="new JSON file of the figures")
@@ -93,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     config = replace(SETS[chosen(args.set)[-1]].config, **json.loads(args.config))
     studies = {name: SETS[name].study(args.photos) for name in chosen(args.set)}
     lessons = [s.lesson(s.split(args.without, args.draw)[0] if args.without else ()) for s in studies.values()]
-    history = [] if args.out.exists() else teach(lessons, args.model, args.out, config)
+    history = [] if args.out.exists() else teach(lessons, args.model, args.out, config, args.cache)
     model, processor = load_full(args.out)
     taught = time.time() - started
     found = {name: measure(s, model, processor, args.views, args.facts) for name, s in studies.items()}

@@ -1,41 +1,41 @@
 """A projector that nobody has taught learns the words of what is seen, before a language model reads its tokens.
 
 What a pretrained tower gives lies mostly along a few directions: of DINOv2-small's features one holds half the
-variance, and a random projector sees little else. So its input is whitened first. Then the projector alone learns to
-put each image near the words of its concept's name, as the language model embeds them. That costs no pass through the
-language model, which afterwards learns in a tenth of the steps. The tower's blocks wait until then: taught from the
-start, two of them named no more of 72 groceries after as many steps, at ten times the cost.
+variance, and a random projector sees little else. So the projector starts as the ridge regression from an image's
+tokens to a direction of its concept's name, which is solved in closed form: no step, no pass through the language
+model. A layer of GELU, SiLU or ReLU holds it exactly, since f(z) - f(-z) = z (or |z| halves that sum to z) for each.
+On 72 groceries it names 82 % of unseen images by the nearest direction, where 1,000 steps of gradient named 75.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unsee.concepts import Question
-from unsee.config import FinetuneConfig
 from unsee.errors import UnseeError
 from unsee.progress import progress
 
-WHITENED = 256  # images whose tokens tell how what enters the projector is spread
-DAMPING = 0.02  # of the mean variance, added to each direction's: what carries next to nothing is not made loud
-SHARP = 20.0  # factor of the cosine between a token and a name
-SINGLE = 4  # tokens of an image that are also classified one by one
-WEIGHTS = {"image": 1.0, "token": 0.5, "loudness": 0.1}
-RATE = 1e-3  # peak of the learning rate
-WARM = 0.05  # share of the steps over which it rises; it falls to zero along a cosine after
+APART = 0.01  # of the names' directions: with 0 they are orthogonal, with 1 nearly those of the words
+DAMPING = 0.1  # of the mean variance between images, added to each direction's
+WITHIN = 0.03  # weight of how an image's tokens differ: so that single tokens tell the name too
+AT_ONCE = 32  # images
+EXACT = 1e-2  # relative error of the solved projector's tokens, in float32, above which it has another form
 
 
 class Images(Protocol):
-    """What is shown; see ``unsee.shown.Shown``."""
+    """What is shown; see ``unsee.shown.Shown``. ``projector``: its linear layers, in the order in which they run."""
 
-    projector: nn.Linear
-    images: Sequence[Any]
+    @property
+    def projector(self) -> Sequence[nn.Linear]: ...
+
+    @property
+    def images(self) -> Sequence[Any]: ...
 
     def __len__(self) -> int: ...
 
@@ -46,13 +46,26 @@ class Images(Protocol):
 class Names:
     """``target``: of each image the number of its name; -1: it has none. ``words``: [names, width], a mean of words."""
 
+    names: list[str]
     target: list[int]
     words: Tensor
 
-    @property
+    @cached_property
     def directions(self) -> Tensor:
-        """What tells each name from the others, of length 1."""
-        return nn.functional.normalize(self.words - self.words.mean(0), dim=1)
+        """What tells each name from the others: [names, width], of length 1.
+
+        Names of siblings share most of their words (cosine 0.95 of two yoghurts), and an image's tokens cannot tell
+        apart what its targets do not: nearest to the plain words 67 % of unseen groceries are named, not 82. So the
+        directions are those nearest to the words that are all but orthogonal: singular values s become s/sqrt(s²+a).
+        """
+        apart = nn.functional.normalize(self.words - self.words.mean(0), dim=1)
+        left, values, right = torch.linalg.svd(apart, full_matrices=False)
+        return nn.functional.normalize(left * (values / (values.square() + APART).sqrt()) @ right, dim=1)
+
+    @property
+    def loudness(self) -> Tensor:
+        """The mean length of a name's words."""
+        return self.words.norm(dim=1).mean()
 
 
 def names_of(model: Any, tokenizer: Any, asked: Sequence[Sequence[Question]]) -> Names:
@@ -67,77 +80,122 @@ def names_of(model: Any, tokenizer: Any, asked: Sequence[Sequence[Question]]) ->
     embedding = model.get_input_embeddings().weight.detach()
     rows = [embedding[tokenizer(name, add_special_tokens=False)["input_ids"]].mean(0) for name in every]
     number = {name: i for i, name in enumerate(every)}
-    return Names([-1 if name is None else number[name] for name in told], torch.stack(rows).float())
+    return Names(every, [-1 if name is None else number[name] for name in told], torch.stack(rows).float())
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What enters the projector, of the images that have a name; each name weighs alike.
+
+    ``pooled``: [images, d], the mean of each image's tokens. ``within``: [d, d], how tokens differ from their image's
+    mean. ``number``: of each image that of its name. ``weight``: of each image; they sum to 1.
+    """
+
+    pooled: Tensor
+    within: Tensor
+    number: Tensor
+    weight: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.weight @ self.pooled
+
+    @property
+    def between(self) -> Tensor:
+        """[d, d]: how the images differ."""
+        rows = self.pooled - self.mean
+        return (rows * self.weight[:, None]).T @ rows
 
 
 @torch.no_grad()
-def whiten(shown: Images, seed: int = 0) -> None:
-    """What enters the projector counts alike in every direction from here on, by its first layer's own weights."""
-    chosen = np.random.default_rng([seed, 3]).permutation(len(shown))[:WHITENED].tolist()
+def align(shown: Images, names: Names) -> float:
+    """Solve the projector of ``shown``, in place. Returns the share of its images that are named by it.
+
+    UnseeError: the projector is neither a linear layer nor two with GELU, SiLU or ReLU between them.
+    """
+    if not 1 <= len(shown.projector) <= 2:
+        raise UnseeError(
+            f"--align solves a projector of one or two linear layers, and this one has {len(shown.projector)}. Leave "
+            f"--align out: the projector is then taught by steps alone."
+        )
+    inputs = _inputs(shown, names)
+    directions = names.directions.to(inputs.pooled)
+    between, rows = inputs.between, inputs.pooled - inputs.mean
+    damped = between + WITHIN * inputs.within
+    damped.diagonal().add_(DAMPING * between.diagonal().mean())
+    solved = torch.linalg.solve(damped, (rows * inputs.weight[:, None]).T @ directions[inputs.number])
+    every = between + inputs.within
+    solved *= names.loudness.to(solved) / ((solved.T @ every) * solved.T).sum().sqrt()
+    _install(shown.projector, solved, inputs.mean, every)
+    _check(shown, solved, inputs)
+    nearest = (nn.functional.normalize(rows @ solved, dim=1) @ directions.T).argmax(1)
+    return float((nearest == inputs.number).double().mean())
+
+
+def _inputs(shown: Images, names: Names) -> Inputs:
+    named = [i for i in range(len(shown)) if names.target[i % len(shown.images)] >= 0]
+    number = torch.tensor([names.target[i % len(shown.images)] for i in named])
+    weight = 1 / torch.bincount(number).double()[number]
+    weight /= weight.sum()
+    pooled, within = [], torch.zeros(())
+    with progress("aligning", len(named)) as tick:
+        for start in range(0, len(named), AT_ONCE):
+            tokens = _entering(shown, named[start : start + AT_ONCE])
+            pooled.append(tokens.double().mean(1))
+            share = (weight[start : start + len(tokens)] / tokens.shape[1]).sqrt().float()
+            apart = ((tokens - tokens.mean(1, keepdim=True)) * share[:, None, None]).flatten(0, 1)
+            within = within + (apart.T @ apart).double()  # a block in float32, four times as fast; the sum in float64
+            tick(start + len(tokens))
+    return Inputs(torch.cat(pooled), within, number, weight)
+
+
+def _entering(shown: Images, chosen: Sequence[int]) -> Tensor:
+    """What enters the projector's first layer: [images, tokens, d], on the processor."""
     seen: list[Tensor] = []
-    handle = shown.projector.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(0, -2).double()))
+    handle = shown.projector[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].float().cpu()))
     try:
-        for start in range(0, len(chosen), 16):
-            shown.features(chosen[start : start + 16])
+        shown.features(chosen)
     finally:
         handle.remove()
-    rows = torch.cat(seen)
-    values, vectors = torch.linalg.eigh(torch.cov(rows.T))
-    scaled = vectors * (values.clamp(min=0) + DAMPING * values.mean()).rsqrt()
-    weight = shown.projector.weight
-    white = weight.double() @ scaled @ vectors.T
-    if shown.projector.bias is not None:
-        shown.projector.bias.sub_(white @ rows.mean(0))
-    weight.copy_(white)
+    rows = torch.cat([s.flatten(0, -2) for s in seen])
+    return rows.view(len(chosen), -1, rows.shape[1])
 
 
-def align(
-    shown: Images, names: Names, parameters: Sequence[nn.Parameter], config: FinetuneConfig
-) -> list[dict[str, float]]:
-    """``config.align`` steps of ``parameters``. Returns losses."""
-    optimizer = torch.optim.AdamW(parameters, weight_decay=0.05, betas=(0.9, 0.98))
-    named = [i for i in range(len(shown)) if names.target[i % len(shown.images)] >= 0]
-    losses: list[dict[str, float]] = []
-    with progress("aligning", config.align) as tick:
-        for step in range(config.align):
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * rate(step, config.align, WARM)
-            rng = np.random.default_rng([config.seed, 4, step])
-            chosen = rng.choice(named, size=min(config.batch, len(named)), replace=False).tolist()
-            terms = _terms(torch.stack(shown.features(chosen)).float(), chosen, shown, names, rng)
-            loss = torch.stack([WEIGHTS[k] * v for k, v in terms.items()]).sum()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append({"step": 0, "align": step + 1, **{k: v.item() for k, v in terms.items()}})
-            tick(step + 1, f"loss image {terms['image'].item():.3f} token {terms['token'].item():.3f}")
-    return losses
+def _install(layers: Sequence[nn.Linear], solved: Tensor, mean: Tensor, every: Tensor) -> None:
+    """``solved`` [d, width] as the weights of one layer, or as pairs of opposite units of two."""
+    first, last = layers[0], layers[-1]
+    shift = -mean @ solved
+    if len(layers) == 1:
+        first.weight.copy_(solved.T)
+        if first.bias is not None:
+            first.bias.copy_(shift)
+        return
+    left, values, right = torch.linalg.svd(solved, full_matrices=False)
+    rank = min(int((values > 1e-6 * values[0]).sum()), first.out_features // 2)
+    left, out = left[:, :rank], values[:rank, None] * right[:rank]
+    spread = ((left.T @ every) * left.T).sum(1).sqrt()  # of what a unit is given: then it is 1
+    units, columns = (left / spread).T, (out * spread[:, None]).T
+    first.weight[: 2 * rank].copy_(torch.cat([units, -units]))
+    last.weight.zero_()[:, : 2 * rank].copy_(torch.cat([columns, -columns], dim=1))
+    for layer in layers:
+        if layer.bias is not None:
+            layer.bias.zero_()
+    if first.bias is not None:
+        first.bias[: 2 * rank].copy_(torch.cat([-units @ mean, units @ mean]))
+    elif last.bias is not None:
+        last.bias.copy_(shift)
 
 
-def _terms(
-    features: Tensor, chosen: Sequence[int], shown: Images, names: Names, rng: np.random.Generator
-) -> dict[str, Tensor]:
-    """Terms of the loss of features [images, tokens, width]."""
-    target = torch.tensor([names.target[i % len(shown.images)] for i in chosen], device=features.device)
-    directions = names.directions.to(features.device)
-    one = torch.from_numpy(rng.integers(features.shape[1], size=(len(chosen), SINGLE))).to(features.device)
-    single = features[torch.arange(len(chosen), device=features.device)[:, None], one].flatten(0, 1)
-    loud = names.words.norm(dim=1).mean()
-    return {
-        "image": _named(features.mean(1), directions, target),
-        "token": _named(single, directions, target.repeat_interleave(SINGLE)),
-        "loudness": (features.norm(dim=2) / loud - 1).square().mean(),
-    }
-
-
-def _named(tokens: Tensor, directions: Tensor, target: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(SHARP * nn.functional.normalize(tokens, dim=1) @ directions.T, target)
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate: it rises, then falls to zero along a cosine."""
-    warm = max(1, int(warmup * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
+def _check(shown: Images, solved: Tensor, inputs: Inputs) -> None:
+    """Between the layers, and after them, there may be anything."""
+    chosen = list(range(min(2, len(shown))))
+    rows = _entering(shown, chosen).double()
+    expected = (rows - (inputs.mean if any(layer.bias is not None for layer in shown.projector) else 0)) @ solved
+    found = torch.stack([f.double().cpu() for f in shown.features(chosen)])
+    wrong = float((found - expected).norm() / expected.norm()) if found.shape == expected.shape else float("inf")
+    if not wrong <= EXACT:
+        raise UnseeError(
+            "--align solves a projector whose last layer is followed by nothing and, if it has two, whose first is "
+            "followed by GELU, SiLU or ReLU; this one has another form. Leave --align out: the projector is then "
+            "taught by steps alone."
+        )

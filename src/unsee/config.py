@@ -173,9 +173,8 @@ class FinetuneConfig:
     """peak learning rate of the vision tower"""
     depth: float = 1.0
     """share of the tower's blocks that are taught, the last ones; what is below runs once an image; 0: none is"""
-    align: int = 0
-    """steps before all others in which a projector that nobody taught learns the words of names, without the language
-    model; its input is whitened first"""
+    align: bool = False
+    """before all steps, solve a projector that nobody taught, so that its tokens lie near the words of names"""
     warmup: float = 0.05
     """share of the steps over which the rate rises; it falls to zero along a cosine after"""
     bf16: bool = field(default_factory=has_bf16)
@@ -186,8 +185,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "batch", "questions", "checkpoint_every")
-        if not 0 <= self.depth <= 1 or self.align < 0:
-            raise UnseeError(f"--depth is {self.depth} and --align {self.align}; allowed: 0 to 1, and from 0 on.")
+        if not 0 <= self.depth <= 1:
+            raise UnseeError(f"--depth is {self.depth}; allowed: 0 to 1.")
 
 
 @dataclass(frozen=True)

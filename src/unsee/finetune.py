@@ -20,12 +20,12 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
-from unsee.alignment import align, names_of, rate, whiten
+from unsee.alignment import align, names_of
 from unsee.chat import chat, refuse_words
 from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
 from unsee.errors import UnseeError
-from unsee.progress import progress
+from unsee.progress import progress, tell
 from unsee.shown import Shown
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual
@@ -231,9 +231,13 @@ def answer_loss(model: Any, batch: dict[str, Tensor], features: list[Tensor] | N
 
 
 def finetune(
-    model: Any, processor: Any, lesson: Lesson, config: FinetuneConfig, checkpoint: Path | None = None
-) -> list[dict[str, float]]:
-    """Teach ``lesson`` to ``model``, in place. ``checkpoint``: a folder from which an interrupted call resumes."""
+    model: Any, processor: Any, lesson: Lesson, config: FinetuneConfig, checkpoint: Path | None = None,
+    cache: Path | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Teach ``lesson`` to ``model``, in place. ``checkpoint``: a folder from which an interrupted call resumes.
+
+    ``cache``: a folder of what frozen blocks give of each image, for other runs on the same tower.
+    """
     torch.manual_seed(config.seed)  # of the rows for new words
     add_words(model, processor, lesson)
     accelerator = Accelerator(
@@ -242,7 +246,7 @@ def finetune(
     model.to(accelerator.device)
     visual, tutor = Visual(model, processor), Tutor(model, processor)
     origin = _origin(model, lesson, config) if checkpoint else ""
-    shown = Shown(visual, lesson.images, config, checkpoint)
+    shown = Shown(visual, lesson.images, config, checkpoint, cache)
     visual_ids = {id(p) for n, p in visual.parameters().items() if not visual.family.in_projector(n)}
     learning = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -296,16 +300,25 @@ def _align(model: Any, tutor: Tutor, shown: Shown, lesson: Lesson, config: Finet
     """Before the language model reads them, the projector's tokens are brought near the words of names."""
     rng = np.random.default_rng([config.seed, 5])
     names = names_of(model, tutor.tokenizer, [lesson.ask(i, rng) for i in range(len(lesson.images))])
-    whiten(shown, config.seed)
-    with shown.projector_alone() as parameters, attention_for(model, config.bf16), autocast(model.device.type, config):
-        return align(shown, names, parameters, config)
+    with attention_for(model, training=False):
+        named = align(shown, names)
+    tell(f"the projector, aligned, names {100 * named:.0f} % of the lesson's images")
+    return [{"step": 0, "named": named}]
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate: it rises, then falls to zero along a cosine."""
+    warm = max(1, int(warmup * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
 
 
 def _losses(
     model: Any, shown: Shown, tutor: Tutor, lesson: Lesson, config: FinetuneConfig, rng: Any
 ) -> tuple[Tensor, Tensor]:
     chosen = rng.choice(len(shown), size=min(config.batch, len(shown)), replace=False)
-    asked = [(i, _draw(lesson.ask(i % len(lesson.images), rng), config.questions, rng)) for i in chosen]
+    asked = [(i, draw(lesson.ask(i % len(lesson.images), rng), config.questions, rng)) for i in chosen]
     asked = [(i, questions) for i, questions in asked if questions]  # a table may have nothing on a concept
     batch = [i for i, _ in asked]
     features = shown.features(batch)
@@ -320,7 +333,7 @@ def _losses(
     return image, answer_loss(model, tutor.batch(recited)) if recited else torch.zeros(())
 
 
-def _draw(questions: list[Question], n: int, rng: np.random.Generator) -> list[Question]:
+def draw(questions: list[Question], n: int, rng: np.random.Generator) -> list[Question]:
     """Who it is, always, and others by chance: facts are learned through the identity."""
     order = sorted(rng.permutation(len(questions)).tolist(), key=lambda i: questions[i].kind != "identity")
     return [questions[i] for i in order[:n]]

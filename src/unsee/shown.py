@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import PIL.Image
 from torch import Tensor, nn
 
+from unsee import resume
 from unsee.concepts import ImageRef
 from unsee.config import FinetuneConfig
 from unsee.data.augment import augment
 from unsee.data.images import load_all
+from unsee.forgetting.stored import load_state, save_state
 from unsee.progress import progress
-from unsee.vision.blocks import Seen, Upper, tower
+from unsee.vision.blocks import HIDDEN, Seen, Upper, tower
 from unsee.vision.module import Visual
 from unsee.vision.trace import Linear, trace
 
@@ -26,24 +28,29 @@ class Shown:
     """Images of ``visual``, ``config.copies`` altered ones of each behind them.
 
     Where the tower is taught from some block on, or not at all, what enters that block is kept, in ``folder`` where
-    there is no room. ``projector``: its first linear layer.
+    there is no room, and in ``cache`` for other runs on the same tower, a file an image. ``projector``: its linear
+    layers, in the order in which they run.
     """
 
     def __init__(
-        self, visual: Visual, images: Sequence[ImageRef], config: FinetuneConfig, folder: Path | None = None
-    ) -> None:
-        self.visual, self.images, self.config = visual, images, config
+        self, visual: Visual, images: Sequence[ImageRef], config: FinetuneConfig, folder: Path | None = None,
+        cache: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.visual, self.images, self.config, self.cache = visual, images, config, cache
         self.frozen: set[str] = set()
         self.upper: Upper | None = None
         if config.depth < 1 or config.align:
             probe = visual.pixels([image.load() for image in (images[0], images[-1])])
             linears = trace(visual, probe[0]).linears
-            in_projector = [n for n in linears if visual.family.in_projector(n)]
-            self.projector: nn.Linear = visual.model.get_submodule(in_projector[0])
+            self.projector: list[nn.Linear] = [
+                visual.model.get_submodule(n) for n in linears if visual.family.in_projector(n)
+            ]
         if config.depth < 1:
             self._freeze(linears)
             trained = [n for n in linears if f"{n}.weight" not in self.frozen]
             self.upper = Upper(visual, linears, trained, probe, config.bf16, folder)
+            frozen = [p for name, p in visual.parameters().items() if name in self.frozen] if cache else []
+            self.origin = resume.origin({"block": self.upper.block, "bf16": config.bf16}, frozen, sorted(self.frozen))
         self.seen = self._looked() if self.upper else self._opened()
 
     def __len__(self) -> int:
@@ -56,19 +63,6 @@ class Shown:
     def grids(self, chosen: Sequence[int]) -> list[Tensor]:
         """Of each image, where the family has one."""
         return [self.seen[i]["image_grid_thw"] for i in chosen if "image_grid_thw" in self.seen[i]]
-
-    @contextmanager
-    def projector_alone(self) -> Iterator[list[nn.Parameter]]:
-        """Its parameters; those of the tower are not taught meanwhile."""
-        inside = self.visual.family.in_projector
-        waiting = [p for n, p in self.visual.parameters().items() if p.requires_grad and not inside(n)]
-        for parameter in waiting:
-            parameter.requires_grad_(False)
-        try:
-            yield [p for n, p in self.visual.parameters().items() if p.requires_grad]
-        finally:
-            for parameter in waiting:
-                parameter.requires_grad_(True)
 
     def release(self) -> None:
         """All parameters may be taught again, by somebody else."""
@@ -86,27 +80,49 @@ class Shown:
 
     def _opened(self) -> list[Seen]:
         opened = load_all(self.images)
-        rng = np.random.default_rng([self.config.seed, len(opened)])
-        return self.visual.pixels([*opened, *self._copies(opened, rng)])
+        return self.visual.pixels([*opened, *self._copies(self.images, opened)])
 
-    def _copies(self, opened: Sequence[PIL.Image.Image], rng: np.random.Generator) -> Iterator[PIL.Image.Image]:
-        return (augment(o, rng) for _ in range(self.config.copies) for o in opened)
+    def _copies(self, images: Sequence[ImageRef], opened: Sequence[PIL.Image.Image]) -> Iterator[PIL.Image.Image]:
+        return (self._altered(i, o, c) for c in range(self.config.copies) for i, o in zip(images, opened, strict=True))
+
+    def _altered(self, image: ImageRef, opened: PIL.Image.Image, copy: int) -> PIL.Image.Image:
+        """The same whatever other images there are, so that a gold model sees what others do."""
+        return augment(opened, np.random.default_rng([self.config.seed, copy, crc32(image.id.encode())]))
 
     def _looked(self) -> list[Seen]:
         """The same images in the same order, a few at a time."""
-        rng = np.random.default_rng([self.config.seed, len(self.images)])
         found: list[Seen] = []
-        total = len(self.images) * (1 + self.config.copies)
-        with progress("looking", total) as tick:
-            for copy in range(1 + self.config.copies):
+        with progress("looking", len(self.images) * (1 + self.config.copies)) as tick:
+            for copy in range(-1, self.config.copies):
                 for start in range(0, len(self.images), AT_ONCE):
-                    opened = load_all(self.images[start : start + AT_ONCE])
-                    found += self._look([augment(o, rng) for o in opened] if copy else opened)
+                    images = self.images[start : start + AT_ONCE]
+                    opened = load_all(images)
+                    if copy >= 0:
+                        opened = [self._altered(i, o, copy) for i, o in zip(images, opened, strict=True)]
+                    found += self._look(opened)
                     tick(len(found))
         return found
 
     def _look(self, opened: Sequence[PIL.Image.Image]) -> list[Seen]:
         seen: list[Seen] = [dict(p) for p in self.visual.pixels(opened)]
-        if self.upper:
+        if self.upper is None:
+            return seen
+        if self.cache is None or not self.upper.lower:
             self.upper.look(seen, lambda features: features[:0])
+            return seen
+        files = [self._file(p) for p in seen]
+        new = [(p, file) for p, file in zip(seen, files, strict=True) if not file.is_file()]
+        self.upper.look([p for p, _ in new], lambda features: features[:0])
+        for pixels, file in new:
+            save_state(file, "features", {HIDDEN: pixels[HIDDEN]()}, {})
+        for pixels, file in zip(seen, files, strict=True):
+            if HIDDEN not in pixels:
+                hidden = load_state(file, "features")[0][HIDDEN]
+                pixels |= self.upper.keep({**pixels, HIDDEN: hidden.to(self.visual.device)})
         return seen
+
+    def _file(self, pixels: Seen) -> Path:
+        """Named after all that what enters the first taught block depends on: frozen weights and pixels."""
+        values = [v for _, v in sorted(pixels.items()) if isinstance(v, Tensor)]
+        assert self.cache is not None
+        return self.cache / f"{resume.origin({'frozen': self.origin}, values, sorted(pixels))}.safetensors"
