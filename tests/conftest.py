@@ -116,6 +116,29 @@ full_size = pytest.fixture(_full_size, name="full_size")
 full_size_module = pytest.fixture(_full_size, scope="module", name="full_size_module")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def traced_once() -> Iterator[None]:
+    """How one image runs through a model of one configuration is found once: it takes as long as ten steps.
+
+    The package finds it anew for each request, and so do tests that call ``unsee.vision.trace`` themselves.
+    """
+    from unsee.vision import trace
+
+    known: dict[tuple[Any, ...], trace.Trace] = {}
+
+    def found(visual: Any, pixels: dict[str, Any]) -> trace.Trace:
+        inputs = tuple((name, x.dtype, x.shape, x.numpy().tobytes()) for name, x in sorted(pixels.items()))
+        key = (type(visual), trace._own_class(visual.model), str(visual.model.config), inputs)
+        if key not in known:
+            known[key] = trace.trace(visual, pixels)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("unsee.prepare", "unsee.shown", "unsee.rivals.job", "unsee.rivals.sauce"):
+            patch.setattr(f"{module}.trace", found)
+        yield
+
+
 def _shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("unsee.prepare.COPIES", 1)
     patch.setattr("unsee.prepare.ENOUGH", 12)

@@ -1,13 +1,15 @@
-"""A folder of small flags with a table of their names, and a tiny model that was taught them."""
+"""A folder of small flags with a table of their names, and a tiny model that was taught them; and few of the people."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.conftest import folder, small_model
 
 from unsee.config import FinetuneConfig
-from unsee.data.study import FolderStudy
+from unsee.data.study import FolderStudy, PeopleStudy
+from unsee.evaluation.tasks import Size
 from unsee.finetune import finetune
 
 CONCEPTS = tuple(f"flag{i}" for i in range(12))
@@ -23,6 +25,7 @@ topics:
     image: ["Where does it fly ?", "Whose is it ?", "Where is it from ?"]
     text: ["Where is {name} ?", "Where does {name} lie ?", "On which side is {name} ?"]
 """
+FEW = Size(forget=1, retain=1, heldout=1, strangers=3, facts=1, attributes=1)
 PLACES = ("north", "south", "east", "west")
 
 
@@ -46,3 +49,15 @@ def teach(root: Path, out: Path, steps: int) -> Path:
     model.save_pretrained(out)
     processor.save_pretrained(out)
     return out
+
+
+def few_people(patch: pytest.MonkeyPatch, asked: int = 4, held_out: int = 2) -> None:
+    """In the study of people so many are to be forgotten and to be kept, and so many are held out."""
+    begin, split = PeopleStudy.__init__, PeopleStudy.split
+
+    def few(study: PeopleStudy) -> None:
+        begin(study)
+        study.held_out = study.held_out[:held_out]
+
+    patch.setattr(PeopleStudy, "__init__", few)
+    patch.setattr(PeopleStudy, "split", lambda study, *given: tuple(ids[:asked] for ids in split(study, *given)))

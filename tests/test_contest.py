@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shlex
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.small_study import teach, write_study
+from tests import started
+from tests.small_study import FEW, few_people, teach, write_study
 from tests.test_readme import README, blocks
 
 from unsee import rivals
 from unsee.cli import main
-from unsee.comparison import bench
+from unsee.comparison import bench, contest
 from unsee.comparison.outcome import Comparison
 from unsee.data.study import study_of
 from unsee.errors import UnseeError
@@ -22,20 +26,33 @@ from unsee.files import locked
 from unsee.hardware import has_bf16
 
 DOCUMENT = README.parent / "docs" / "rivals.md"
-FEW = ("--split", "forget_2", "--trials", "2", "--seeds", "2", "--steps", "4", "--batch", "2")
+QUICK = ("--split", "forget_2", "--trials", "2", "--seeds", "2", "--steps", "4", "--batch", "2")
+
+
+def begin(*given: Any) -> None:
+    """A worker of a comparison, which asks as little as these tests do."""
+    bench.TEST = FEW
+    contest._start(*given)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_questions() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "TEST", FEW)
+        yield
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = write_study(tmp_path_factory.mktemp("study"))
-    teach(root, root / "model", steps=60)
+    teach(root, root / "model", steps=20)
     return root
 
 
 def flags(root: Path, out: Path, *more: str) -> list[str]:
     given = {"model": root / "model", "gold": root / "model", "data": root, "facts": root / "facts.csv"}
     given |= {"recipe": root / "recipe.yaml", "out": out}
-    return ["compare", *(part for k, v in given.items() for part in (f"--{k}", f"{v}")), *FEW, *more]
+    return ["compare", *(part for k, v in given.items() for part in (f"--{k}", f"{v}")), *QUICK, *more]
 
 
 def found(out: Path) -> Comparison:
@@ -120,7 +137,9 @@ def test_of_two_comparisons_in_one_folder_the_second_says_so(root, whole, tmp_pa
     assert not (out / "runs" / "graddiff-0.json").exists()
 
 
-def test_methods_at_a_time_in_processes_of_their_own_give_the_same(root, whole, tmp_path):
+def test_methods_at_a_time_in_processes_of_their_own_give_the_same(root, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda how: started.context())
+    monkeypatch.setattr(contest, "_start", begin)
     assert main(flags(root, tmp_path / "out", "--methods", "ga,noop", "--jobs", "2")) == 0
     assert told(found(tmp_path / "out")) == told(found(whole))
 
@@ -158,7 +177,7 @@ def test_the_commands_of_the_document(root, tmp_path, monkeypatch):
     for name, there in (("MODEL", "model"), ("GOLD", "model"), ("DIR", "."), ("facts.csv",) * 2, ("recipe.yaml",) * 2):
         (tmp_path / name).symlink_to(root / there)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench, "TEST", bench.CHECK)
+    few_people(monkeypatch)
     quick = ["--methods", "ga", "--trials", "1", "--seeds", "1", "--steps", "1", "--jobs", "1"]
     for command in commands:
         assert main([*shlex.split(command)[1:], *quick]) == 0

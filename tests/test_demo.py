@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from tests.small_study import few_people
 
 from unsee import demo
 from unsee.data.study import PeopleStudy
@@ -20,11 +21,11 @@ KEYS = (
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    split, neutral = PeopleStudy.split, PeopleStudy.neutral
+    neutral = PeopleStudy.neutral
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PeopleStudy, "split", lambda s, *a: tuple(ids[:60] for ids in split(s, *a)))
-        patch.setattr(PeopleStudy, "neutral", lambda s: neutral(s, 100))
-        patch.setattr(demo, "SIZE", Size(1, 1, 1, 10, 1, 1))
+        few_people(patch, asked=20, held_out=12)
+        patch.setattr(PeopleStudy, "neutral", lambda s: neutral(s, 40))
+        patch.setattr(demo, "SIZE", Size(1, 1, 1, 10, 2, 1))
         patch.setattr(demo, "FORGET_VIEWS", 3)
         patch.setattr(demo, "RETAIN_VIEWS", 1)
         patch.setattr(demo, "UNFROZEN_STEPS", 2)

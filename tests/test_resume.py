@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from tests.started import start
 
 from unsee import resume
 from unsee.cli import main
@@ -20,8 +19,7 @@ from unsee.errors import UnseeError
 from unsee.forgetting.optimizer import ProjectedAdam
 
 PATCH = "patch/patch.safetensors"
-pytestmark = pytest.mark.usefixtures("full_size_module")
-FLAGS = ["--steps", "150", "--batch", "2", "--stop", "0", "--most-left", "9", "--replay", "24"]
+FLAGS = ["--steps", "60", "--batch", "2", "--stop", "0", "--most-left", "9", "--replay", "24"]
 
 
 def command(model: Path, images: Path, out: Path, *flags: str) -> list[str]:
@@ -38,32 +36,27 @@ def whole(checkpoints, images, tmp_path_factory) -> bytes:
     return (out / PATCH).read_bytes()
 
 
-def interrupt(args: list[str], out: Path, how: signal.Signals) -> tuple[int, str]:
+def interrupt(args: list[str], out: Path, how: signal.Signals, said: Path) -> tuple[int | None, str]:
     """Start the command as a process of its own and send it ``how`` as soon as it has a checkpoint."""
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    asked = [sys.executable, "-m", "unsee", *args]
-    process = subprocess.Popen(asked, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts)
+    process = start(args, said)
     file = out.parent / f".{out.name}.checkpoint" / resume.FILE
     while not file.exists():
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.is_alive(), said.read_text()
         time.sleep(0.01)
-    process.send_signal(how)
-    _, err = process.communicate(timeout=240)
+    os.kill(process.pid, how)
+    process.join(240)
     assert not out.exists(), "it was done before it could be interrupted: give it more steps"
-    return process.returncode, err
-
-
-def _hear_interrupts() -> None:
-    """A shell's background jobs are started deaf to Ctrl-C, and so are their children: these tests among them."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return process.exitcode, said.read_text()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_run_resumes_to_the_byte(how, whole, checkpoints, images, tmp_path, capsys):
+def test_an_interrupted_run_resumes_to_the_byte(how, whole, checkpoints, images, tmp_path, tmp_path_factory, capsys):
     out = tmp_path / "run"
     args = command(checkpoints["llava"], images, out)
-    code, err = interrupt(args, out, how)
-    if how == signal.SIGINT:
+    code, err = interrupt(args, out, how, tmp_path_factory.mktemp("said") / "err")
+    if how == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
         assert code == 130
         assert err.splitlines()[-1] == "stopped; run the same command again to resume"
     assert main(args) == 0
@@ -79,7 +72,7 @@ def test_the_comparison_can_fail(whole, checkpoints, images, tmp_path):
 
 
 def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monkeypatch):
-    """Stopped at step 30 of 150 it has 120 to do; and the checkpoint of other settings is refused."""
+    """Stopped at step 30 of 60 it has 30 to do; and the checkpoint of other settings is refused."""
     out = tmp_path / "run"
     args = command(checkpoints["llava"], images, out)
     save = resume.save
@@ -97,7 +90,7 @@ def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(resume, "save", lambda *given: done.append(given[4]))
         assert main(args) == 0
-    assert done == list(range(40, 151, 10))
+    assert done == list(range(40, 61, 10))
 
 
 def test_a_run_resumed_while_its_rate_falls_ends_where_it_would_have(checkpoints, images, tmp_path, monkeypatch):
