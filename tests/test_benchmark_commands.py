@@ -8,11 +8,15 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unsee.cli import main
+from unsee.data import sources
+from unsee.data.benchmark import Benchmark
 from unsee.data.export import export
 from unsee.errors import NOT_TO_RELEASE
 from unsee.evaluation.engine import Batched
@@ -23,9 +27,17 @@ DOCUMENT = ROOT / "docs" / "evaluation.md"
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
-    """Answers of eight tokens at most: an untaught model goes on to the limit, which is up to 300."""
-    generate = Batched.generate
-    monkeypatch.setattr(Batched, "generate", lambda self, prompts, tokens: generate(self, prompts, min(tokens, 8)))
+    """Answers of four tokens at most, since an untaught model goes on to the limit; questions about two of a group."""
+    generate, opened = Batched.generate, sources.open_benchmark
+
+    def few(*given: Any, **named: Any) -> Benchmark:
+        benchmark = opened(*given, **named)
+        asked = {group: {e.question.concept: 0 for e in of} for group, of in benchmark.groups.items()}
+        first = {group: list(of)[:2] for group, of in asked.items()}
+        return replace(benchmark, entries=tuple(e for e in benchmark.entries if e.question.concept in first[e.group]))
+
+    monkeypatch.setattr(Batched, "generate", lambda self, prompts, tokens: generate(self, prompts, min(tokens, 4)))
+    monkeypatch.setattr(sources, "open_benchmark", few)
 
 
 @pytest.fixture(scope="module")

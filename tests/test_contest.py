@@ -138,7 +138,8 @@ def test_of_two_comparisons_in_one_folder_the_second_says_so(root, whole, tmp_pa
 
 
 def test_methods_at_a_time_in_processes_of_their_own_give_the_same(root, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(multiprocessing, "get_context", lambda how: started.context())
+    ready = started.context()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda how: ready)
     monkeypatch.setattr(contest, "_start", begin)
     assert main(flags(root, tmp_path / "out", "--methods", "ga,noop", "--jobs", "2")) == 0
     assert told(found(tmp_path / "out")) == told(found(whole))

@@ -28,7 +28,7 @@ def out(tmp_path_factory):
         patch.setattr(demo, "SIZE", Size(1, 1, 1, 10, 2, 1))
         patch.setattr(demo, "FORGET_VIEWS", 3)
         patch.setattr(demo, "RETAIN_VIEWS", 1)
-        patch.setattr(demo, "UNFROZEN_STEPS", 2)
+        patch.setattr(demo, "UNFROZEN_STEPS", 1)
         patch.setattr(demo, "SETTINGS", replace(demo.SETTINGS, steps=10, batch=8))
         folder = tmp_path_factory.mktemp("demo") / "out"
         demo.run(folder)

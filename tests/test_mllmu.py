@@ -155,7 +155,8 @@ def test_cells_and_places_are_those_of_the_table(folder) -> None:
         rows[0]["Mask_Task"][1]["Ground_Truth"] += " "
 
     change(folder, SPLIT, edit)
-    first = [e for e in read(folder).groups["forget"] if e.question.concept == read(folder).forget[0]]
+    found = read(folder)
+    first = [e for e in found.groups["forget"] if e.question.concept == found.forget[0]]
     choice = [e for e in first if e.task == "classification" and e.question.image is None]
     assert choice[1].written.answer == f"{choice[1].letter}. the job " and choice[0].written.answer == choice[0].letter
     assert choice[1].written.options == choice[1].question.options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 from typing import Literal
 
@@ -83,7 +84,7 @@ class Item:
     def right(self) -> bool:
         return (self.main or 0) >= LIKE
 
-    @property
+    @cached_property
     def state(self) -> State | None:
         """By the protocol's own rule of what is right; see ``unsee.evaluation.score.state``."""
         if self.main is None or self.right:
