@@ -122,12 +122,18 @@ def traced_once() -> Iterator[None]:
 
     The package finds it anew for each request, and so do tests that call ``unsee.vision.trace`` themselves.
     """
+    import torch
+
     from unsee.vision import trace
 
     known: dict[tuple[Any, ...], trace.Trace] = {}
 
     def found(visual: Any, pixels: dict[str, Any]) -> trace.Trace:
-        inputs = tuple((name, x.dtype, x.shape, x.numpy().tobytes()) for name, x in sorted(pixels.items()))
+        # As bytes: NumPy has no bfloat16.
+        inputs = tuple(
+            (name, x.dtype, x.shape, x.contiguous().view(torch.uint8).numpy().tobytes())
+            for name, x in sorted(pixels.items())
+        )
         key = (type(visual), trace._own_class(visual.model), str(visual.model.config), inputs)
         if key not in known:
             known[key] = trace.trace(visual, pixels)
