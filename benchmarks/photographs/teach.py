@@ -87,7 +87,7 @@ def _flags(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--cache", type=Path, help="folder of what the frozen tower gives of each picture, for gold models"
     )
-    parser.add_argument("--views", type=int, default=5, help="unseen pictures asked about, of each concept")
+    parser.add_argument("--views", type=int, default=5, help="unseen pictures of each concept asked about; 0: none")
     parser.add_argument("--facts", type=int, default=1, help="facts asked about each")
     parser.add_argument("--result", type=Path, help="new JSON file of the figures")
     return parser.parse_args(arguments)
@@ -101,8 +101,9 @@ def run(args: argparse.Namespace) -> None:
     history = [] if args.out.exists() else teach(lessons, args.model, args.out, config, args.cache)
     model, processor = load_full(args.out)
     taught = time.time() - started
-    found = {name: measure(s, model, processor, args.views, args.facts) for name, s in studies.items()}
-    Console().print(table(found))
+    found = {name: measure(s, model, processor, args.views, args.facts) for name, s in studies.items() if args.views}
+    if found:
+        Console().print(table(found))
     if args.result:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
         write_json(
