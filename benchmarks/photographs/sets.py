@@ -32,7 +32,7 @@ class Set:
 
 # The projector is untaught, so it is aligned first; the tower stays, and what it sees is computed once.
 TEACH = FinetuneConfig(
-    steps=40, batch=12, text_batch=4, questions=2, copies=2, lr=2e-4, align=True, depth=0.0, checkpoint_every=10
+    steps=40, batch=12, text_batch=4, questions=2, copies=1, lr=2e-4, align=True, depth=0.0, checkpoint_every=10
 )
 SETS = {
     "groceries": Set("grocery", "groceries.yaml", 0.85, TEACH),
