@@ -36,9 +36,9 @@ from unsee.progress import alarm, progress, tell
 from unsee.vision.attention import attention_for
 from unsee.vision.module import load_full
 
-READ = FinetuneConfig(steps=70, batch=16, text_batch=8, questions=2, lr=4e-4, checkpoint_every=10)
-TOKENS = (2, 8)  # of an image, at least and at most: fewer than it will have, which cost less
-NEAR = (0.6, 0.95), (0.2, 0.6)  # cosine between an image's tokens and its name's direction: at first, at last
+READ = FinetuneConfig(steps=240, batch=16, text_batch=3, questions=2, lr=4e-4, checkpoint_every=10)
+TOKENS = (2, 16)  # of an image, at least and at most: fewer than it will have, which cost less
+NEAR = (0.6, 0.95), (0.15, 0.55)  # cosine between an image's tokens and its name's direction: at first, at last
 ALIKE = 0.45  # share of the rest of a token that all tokens of an image have in common; groceries: 0.44
 NAMELESS = 0.15  # share of images of concepts that no model is taught
 

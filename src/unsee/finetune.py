@@ -263,6 +263,7 @@ def finetune(
         history = _align(model, tutor, shown, lesson, config)
         if checkpoint:
             resume.save(checkpoint, weights, optimizer, origin, 0, history)
+    said = ""  # the losses, told as often as they are noted: asking a GPU for them makes it wait
     with attention_for(model, config.bf16), progress("teaching", config.steps) as tick:
         for step in range(first, config.steps):
             for group in optimizer.param_groups:
@@ -279,7 +280,8 @@ def finetune(
             optimizer.zero_grad()
             if step % 20 == 19 or step == config.steps - 1:
                 history.append({"step": step + 1, "image": loss_image.item(), "text": loss_text.item()})
-                tick(step + 1, f"loss image {loss_image.item():.3f} text {loss_text.item():.3f}")
+                said = f"loss image {loss_image.item():.3f} text {loss_text.item():.3f}"
+            tick(step + 1, said)
             if checkpoint and (step + 1) % config.checkpoint_every == 0:
                 resume.save(checkpoint, weights, optimizer, origin, step + 1, history)
     shown.release()
