@@ -126,8 +126,8 @@ def test_the_demo_goes_from_nothing_to_a_report_and_does_no_part_twice(photos, t
         small_exports.write_tower(tmp_path / "tower.onnx"), small_exports.write_language(tmp_path / "language.gguf")
     )
     less = {
-        "reading": replace(read.READ, steps=1, batch=2), "teaching": FinetuneConfig(**SMALL, depth=0.0), "split": "forget_1",
-        "forgetting": ForgetConfig(steps=20, batch=4, bf16=False),
+        "reading": replace(read.READ, steps=1, batch=2), "teaching": FinetuneConfig(**SMALL, depth=0.0),
+        "forgetting": ForgetConfig(steps=20, batch=4, bf16=False), "split": "forget_1",
     }  # fmt: skip
     demo.Demo(tmp_path / "out", photos, lambda: files, small_exports.SIDE, **less).run()
     made = tmp_path / "out"
@@ -145,6 +145,16 @@ def test_the_demo_goes_from_nothing_to_a_report_and_does_no_part_twice(photos, t
     assert "to do: report;" in capsys.readouterr().err
     again = json.loads((made / "report" / "metrics.json").read_text())
     assert again == found
+
+
+def test_make_runs_the_demo_and_without_photographs_it_says_so(tmp_path, capsys):
+    recipe = re.search(
+        r"^demo-photos:.*\n\t\.venv/bin/python -m (\S+) (.+)$", (sets.ROOT / "Makefile").read_text(), re.M
+    )
+    assert recipe and recipe[1] == demo.__name__ and recipe[2] == "--out build/photographs"
+    out = tmp_path / "build" / "photographs"
+    assert demo.main(["--out", str(out), "--photos", str(tmp_path)]) == 2
+    assert "grocery" in capsys.readouterr().err and not out.exists()
 
 
 def test_the_commands_of_the_document(photos, base, tmp_path):
