@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from tests.conftest import small_model
@@ -90,6 +93,36 @@ def test_alignment_is_the_ridge_regression_of_an_image_on_its_name():
         found = torch.stack(shown.features(range(len(shown)))).double()
     expected = (tokens - tokens.mean((0, 1))) @ solved
     assert torch.allclose(found / found.norm(), expected / expected.norm(), atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A drawing of another shape."""
+
+    drawn: people.Portrait
+    size: tuple[int, int]
+
+    @property
+    def id(self) -> str:
+        return self.drawn.id
+
+    def load(self) -> PIL.Image.Image:
+        return self.drawn.load().resize(self.size)
+
+
+def test_images_of_different_sizes_are_aligned_each_with_its_own_name():
+    """Qwen-VL runs them size by size, and the larger ones have more tokens."""
+    model, processor = small_model("qwen2_vl", people.vocabulary())
+    taught = lesson()
+    images = [Resized(image, ((96, 96), (48, 192))[i % 2]) for i, image in enumerate(taught.images)]
+    shown = Shown(Visual(model, processor), images, config(depth=0.0, align=True))
+    names = named(model, processor, taught)
+    share = alignment.align(shown, names)
+    with torch.no_grad():
+        features = shown.features(range(len(shown)))
+    assert len({len(f) for f in features}) == 2
+    pooled = torch.nn.functional.normalize(torch.stack([f.mean(0) for f in features]), dim=1)
+    assert share == 1 and (pooled @ names.directions.T).argmax(1).tolist() == names.target
 
 
 def test_directions_of_names_that_share_words_are_told_apart():

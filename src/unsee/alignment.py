@@ -3,7 +3,7 @@
 What a pretrained tower gives lies mostly along a few directions: of DINOv2-small's features one holds half the
 variance, and a random projector sees little else. So the projector starts as the ridge regression from an image's
 tokens to a direction of its concept's name, which is solved in closed form: no step, no pass through the language
-model. A layer of GELU, SiLU or ReLU holds it exactly, since f(z) - f(-z) = z (or |z| halves that sum to z) for each.
+model. Two layers with GELU, SiLU or ReLU between hold it exactly, since f(z) - f(-z) = z for each of the three.
 On 72 groceries it names 82 % of unseen images by the nearest direction, where 1,000 steps of gradient named 75.
 """
 
@@ -140,25 +140,33 @@ def _inputs(shown: Images, names: Names) -> Inputs:
     pooled, within = [], torch.zeros(())
     with progress("aligning", len(named)) as tick:
         for start in range(0, len(named), AT_ONCE):
-            tokens = _entering(shown, named[start : start + AT_ONCE])
-            pooled.append(tokens.double().mean(1))
-            share = (weight[start : start + len(tokens)] / tokens.shape[1]).sqrt().float()
-            apart = ((tokens - tokens.mean(1, keepdim=True)) * share[:, None, None]).flatten(0, 1)
-            within = within + (apart.T @ apart).double()  # a block in float32, four times as fast; the sum in float64
-            tick(start + len(tokens))
-    return Inputs(torch.cat(pooled), within, number, weight)
+            apart = []
+            for tokens, share in zip(_entering(shown, named[start : start + AT_ONCE]), weight[start:], strict=False):
+                pooled.append(tokens.double().mean(0))
+                apart.append((tokens - tokens.mean(0)) * float(share / len(tokens)) ** 0.5)
+            rows = torch.cat(apart)
+            within = within + (rows.T @ rows).double()  # a block in float32, four times as fast; the sum in float64
+            tick(len(pooled))
+    return Inputs(torch.stack(pooled), within, number, weight)
 
 
-def _entering(shown: Images, chosen: Sequence[int]) -> Tensor:
-    """What enters the projector's first layer: [images, tokens, d], on the processor."""
+def _entering(shown: Images, chosen: Sequence[int]) -> list[Tensor]:
+    """What enters the projector's first layer of each image: [tokens, d], in float32 on the processor.
+
+    One image at a time: a module runs images of different sizes in an order of its own, and they differ in tokens.
+    """
     seen: list[Tensor] = []
-    handle = shown.projector[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].float().cpu()))
+    first = shown.projector[0]
+    handle = first.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(0, -2).float().cpu()))
+    found = []
     try:
-        shown.features(chosen)
+        for image in chosen:
+            shown.features([image])
+            found.append(torch.cat(seen))
+            seen.clear()
     finally:
         handle.remove()
-    rows = torch.cat([s.flatten(0, -2) for s in seen])
-    return rows.view(len(chosen), -1, rows.shape[1])
+    return found
 
 
 def _install(layers: Sequence[nn.Linear], solved: Tensor, mean: Tensor, every: Tensor) -> None:
@@ -188,10 +196,9 @@ def _install(layers: Sequence[nn.Linear], solved: Tensor, mean: Tensor, every: T
 
 def _check(shown: Images, solved: Tensor, inputs: Inputs) -> None:
     """Between the layers, and after them, there may be anything."""
-    chosen = list(range(min(2, len(shown))))
-    rows = _entering(shown, chosen).double()
-    expected = (rows - (inputs.mean if any(layer.bias is not None for layer in shown.projector) else 0)) @ solved
-    found = torch.stack([f.double().cpu() for f in shown.features(chosen)])
+    tokens = _entering(shown, [0])[0].double()
+    expected = (tokens - (inputs.mean if any(layer.bias is not None for layer in shown.projector) else 0)) @ solved
+    found = shown.features([0])[0].double().cpu()
     wrong = float((found - expected).norm() / expected.norm()) if found.shape == expected.shape else float("inf")
     if not wrong <= EXACT:
         raise UnseeError(
