@@ -77,14 +77,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             result = api.forget(model, processor, forget=forget, neutral=study.neutral(), config=config, **given)
             seconds = time.perf_counter() - started
             items = tasks.sit(model, processor, exam)
-            texts = [[i.given for i in part if i.question.image is None] for part in (before, items)]
-            visual_names = set(visual.parameters())
             row[mode] = {
                 "metrics": tasks.metrics(items),
                 "known": tasks.metrics(i for i, b in zip(items, before, strict=True) if b.correct),
                 "misnamed": asdict(tasks.misnamed(items, exam.retained)),
-                "text_identical": texts[0] == texts[1]
-                and all(torch.equal(v, state[k]) for k, v in model.state_dict().items() if k not in visual_names),
+                "text_identical": tasks.text_identical(visual, state, before, items),
                 "seconds": seconds,
                 "steps": len(result.history),
                 "stopped": result.stopped,

@@ -81,7 +81,7 @@ def test_the_language_model_learns_to_read_before_any_picture(base, photos, tmp_
     assert changed == {n for n in old if "language_model" in n or n == "lm_head.weight"}
     again, processor = load_full(base)
     lesson = sets.SETS["people"].study(photos).lesson()
-    history = read.read(again, processor, lesson, replace(read.READ, steps=30, lr=3e-3, bf16=False))
+    history = read.read(again, processor, lesson, replace(read.READ, steps=60, lr=3e-3, bf16=False))
     assert all(history[-1][k] < 0.7 * history[0][k] for k in ("image", "text"))
     assert all(p.requires_grad for p in again.parameters())
     assert read.main([*flags, "--out", str(out)]) == 2 and "exists already" in capsys.readouterr().err
@@ -145,6 +145,24 @@ def test_the_demo_goes_from_nothing_to_a_report_and_does_no_part_twice(photos, t
     assert "to do: report;" in capsys.readouterr().err
     again = json.loads((made / "report" / "metrics.json").read_text())
     assert again == found
+
+
+@pytest.mark.parametrize(("forgotten", "kept", "code"), [(True, True, 0), (False, True, 3), (True, False, 3)])
+def test_the_demo_ends_as_the_request_did(forgotten, kept, code, tmp_path, capsys):
+    many = {f"c{i}": i for i in range(12)}
+    for part in ("train", "test", "neutral"):
+        folder(tmp_path / "photos" / "grocery" / part, many, views=1)
+    head, row = FACTS["grocery"]
+    table = tmp_path / "photos" / "grocery" / "facts.csv"
+    table.write_text("\n".join([head, *(row.format(c) for c in many)]) + "\n")
+    out = tmp_path / "out"
+    for part in demo.MINUTES:
+        (out / part).mkdir(parents=True)
+    said = {"forgotten": forgotten, "kept": kept, "moved": 0.5, "stopped": "held-back views show 70 %"}
+    (out / "forgot" / "request.json").write_text(json.dumps(said))
+    assert demo.main(["--out", str(out), "--photos", str(tmp_path / "photos")]) == code
+    told = capsys.readouterr().err
+    assert ("not to be released: held-back views show 70 %; 50.0 %" in told) == (code == 3)
 
 
 def test_make_runs_the_demo_and_without_photographs_it_says_so(tmp_path, capsys):

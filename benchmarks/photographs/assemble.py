@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-import transformers
 from benchmarks.photographs import layouts, packages
 from benchmarks.photographs.card import card
+from benchmarks.photographs.command import told
 from benchmarks.photographs.language import answers, read_language, refuse_other
 from benchmarks.photographs.tower import MOST, difference, read_tower
 
 from unsee.data.people import Portrait, strangers, train_views
 from unsee.errors import UnseeError
 from unsee.files import new_folder, refuse_existing
-from unsee.progress import alarm, progress, tell
+from unsee.progress import progress
 from unsee.vision.module import Visual, load_full
 
 
@@ -96,18 +96,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="new folder for the checkpoint")
     parser.add_argument("--cache", type=Path, default=packages.CACHE, help="folder of the downloaded packages")
     args = parser.parse_args(arguments)
-    transformers.utils.logging.disable_progress_bar()  # ours tells how far it is
-    try:
+
+    def work() -> str:
         refuse_existing(args.out)
         found = assemble(args.layout, Files.fetched(args.cache), args.out)
-    except UnseeError as error:
-        alarm(str(error))
-        return 2
-    tell(
-        f"{args.out}: a {args.layout} model, {found.image_tokens} tokens a picture; its tower's features differ from "
-        f"the ONNX file's by {found.features:.1e} at most, its language model answers as the GGUF file does"
-    )
-    return 0
+        return (
+            f"{args.out}: a {args.layout} model, {found.image_tokens} tokens a picture; its tower's features differ "
+            f"from the ONNX file's by {found.features:.1e} at most, its language model answers as the GGUF file does"
+        )
+
+    return told(work)
 
 
 if __name__ == "__main__":

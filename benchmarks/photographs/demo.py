@@ -14,10 +14,11 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import transformers
 from benchmarks.photographs import assemble, layouts, packages, read, teach
+from benchmarks.photographs.command import told
 from benchmarks.photographs.sets import PHOTOS, SETS
 
 import unsee
@@ -26,10 +27,9 @@ from unsee.commands.shared import checkpoints
 from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS
 from unsee.demo import gallery
-from unsee.errors import UnseeError
 from unsee.evaluation import tasks
 from unsee.files import new_folder, write_json
-from unsee.progress import alarm, say, tell
+from unsee.progress import alarm, say
 from unsee.report import Report, write_page
 from unsee.vision.module import Visual, load_full, load_visual
 from unsee.vision.patch import Patch
@@ -37,7 +37,12 @@ from unsee.vision.patch import Patch
 COMMAND = "python -m benchmarks.photographs.demo --out DIR"
 SET = SETS["groceries"]
 SIZE = tasks.Size(forget=5, retain=2, heldout=3, strangers=75, facts=1)
-MINUTES = {"model": 1, "reader": 12, "vanilla": 15, "gold": 8, "forgot": 6, "report": 15}  # on two slow cores
+# On two cores without bfloat16 units: reading and teaching take some 10 s a step, a picture 0.1 to 0.2 s.
+MINUTES = {"model": 1, "reader": 40, "vanilla": 15, "gold": 8, "forgot": 10, "report": 15}
+# The defaults were found on drawn worlds and do not serve photographs yet: benchmarks/LOG.md, 29 November.
+FORGET = ForgetConfig(
+    depth=0.0, whiten=0.05, max_step_drift=0.02, lr=0.03, batch=16, steps=100, anchor=30, keep=10, penalty=3
+)
 
 
 class Demo:
@@ -46,15 +51,15 @@ class Demo:
     def __init__(
         self, out: Path, photos: Path = PHOTOS, files: Callable[[], assemble.Files] | None = None,
         side: int = layouts.SIDE, reading: FinetuneConfig = read.READ, teaching: FinetuneConfig = SET.config,
-        forgetting: ForgetConfig | None = None, split: str = "forget_7",
+        forgetting: ForgetConfig = FORGET, split: str = "forget_7",
     ) -> None:  # fmt: skip
         self.out, self.files, self.side = out, files or (lambda: assemble.Files.fetched(packages.CACHE)), side
-        self.reading, self.teaching, self.forgetting = reading, teaching, forgetting or ForgetConfig()
+        self.reading, self.teaching, self.forgetting = reading, teaching, forgetting
         self.study, self.split = SET.study(photos), split
         self.forget, self.retain = self.study.split(split)
 
-    def run(self) -> None:
-        """Make all parts that are not there."""
+    def run(self) -> str:
+        """Make all parts that are not there; returns where the report is."""
         parts: dict[str, Callable[[Path], object]] = {
             "model": lambda out: assemble.assemble("internvl", self.files(), out, self.side),
             "reader": lambda out: read.write(self.study.lesson(), self.out / "model", out, self.reading),
@@ -68,6 +73,7 @@ class Demo:
         for number, name in enumerate(left, start=1):
             say(f"{number} of {len(left)}: {name}")
             parts[name](self.out / name)
+        return f"{self.out / 'report' / 'report.html'}: open it in a browser"
 
     def _taught(self, without: Sequence[str], out: Path) -> None:
         lesson = self.study.lesson(without)
@@ -90,54 +96,56 @@ class Demo:
 
     def _report(self, out: Path) -> None:
         model, processor = load_full(self.out / "vanilla")
-        exam = tasks.exam(Visual(model, processor), self.study, self.split, size=SIZE)
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        sat = {"vanilla": tasks.sit(model, processor, exam, probabilities=False)}
-        sat["gold"] = tasks.sit(load_full(self.out / "gold")[0], processor, exam, probabilities=False)
+        visual, state = Visual(model, processor), {name: t.clone() for name, t in model.state_dict().items()}
+        exam = tasks.exam(visual, self.study, self.split, size=SIZE)
+        vanilla = tasks.sit(model, processor, exam, probabilities=False)
+        gold = tasks.sit(load_full(self.out / "gold")[0], processor, exam, probabilities=False)
         Patch.load(self.out / "forgot" / "patch").apply(model)
-        sat["unsee"] = tasks.sit(model, processor, exam, probabilities=False)
-        visual = set(Visual(model, processor).parameters())
-        same = all(torch.equal(t, before[n]) for n, t in model.state_dict().items() if n not in visual)
-        said = [[i.given for i in sat[name] if i.question.image is None] for name in ("vanilla", "unsee")]
-        rows = {name: tasks.metrics(items) for name, items in sat.items()}
-        known = tasks.metrics(i for i, b in zip(sat["unsee"], sat["vanilla"], strict=True) if b.correct)
-        misnamed = tasks.misnamed(sat["unsee"], exam.retained)
-        request = json.loads((self.out / "forgot" / "request.json").read_text(encoding="utf-8"))
-        identical = same and said[0] == said[1]
-        told = {"known": known, "misnamed": misnamed.share, "text_identical": identical, "request": request}
+        ours = tasks.sit(model, processor, exam, probabilities=False)
+        rows = {name: tasks.metrics(sat) for name, sat in (("vanilla", vanilla), ("gold", gold), ("unsee", ours))}
+        known = tasks.metrics(i for i, b in zip(ours, vanilla, strict=True) if b.correct)
+        misnamed, identical = tasks.misnamed(ours, exam.retained), tasks.text_identical(visual, state, vanilla, ours)
+        request = request_of(self.out)
+        figures = {"known": known, "misnamed": misnamed.share, "text_identical": identical, "request": request}
         taught = len(self.study.taught + self.study.held_out)
         page = Report(
             title=f"A model forgets {len(self.forget)} groceries",
             lead=(
-                f"DINOv2-small and SmolLM2-135M, joined and taught {taught} groceries from "
-                f"photographs, were made to forget {len(self.forget)} of them by changing the visual module alone. All "
-                "figures are on photographs and phrasings never seen. Photographs: GroceryStoreDataset, MIT licence."
+                f"DINOv2-small and SmolLM2-135M, joined and taught {taught} groceries from photographs, were made to "
+                f"forget {len(self.forget)} of them by changing the visual module alone. All figures are on "
+                "photographs and phrasings never seen. Photographs: GroceryStoreDataset, MIT licence."
             ),
             rows=rows,
             text_identical=identical,
             cost={name: round(value, 1) for name, value in request["cost"].items()},
-            gallery=gallery(sat["vanilla"], sat["unsee"]),
+            gallery=gallery(vanilla, ours),
             misnamed=[{"forgotten": c, "named": n, "share": s} for c, n, s in misnamed.pairs[:8]],
             facts={"command": COMMAND, "unsee": unsee.__version__, "torch": torch.__version__},
         )
         with new_folder(out) as folder:
-            write_json(folder / "metrics.json", rows | told)
+            write_json(folder / "metrics.json", rows | figures)
             write_page(folder / "report.html", page)
 
 
+def request_of(out: Path) -> dict[str, Any]:
+    """What the request in the demo's folder took and left."""
+    return json.loads((out / "forgot" / "request.json").read_text(encoding="utf-8"))
+
+
 def main(arguments: list[str] | None = None) -> int:
+    """3, as of ``unsee forget``, where the seven have not left or what stays has moved too far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of models, patch and report, 3 GB")
+    parser.add_argument("--out", type=Path, required=True, help="folder of models, patch and report, 5 GB")
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the three sets")
     args = parser.parse_args(arguments)
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        Demo(args.out, args.photos).run()
-    except UnseeError as error:
-        alarm(str(error))
-        return 2
-    tell(f"{args.out / 'report' / 'report.html'}: open it in a browser")
-    return 0
+    if code := told(lambda: Demo(args.out, args.photos).run()):
+        return code
+    request = request_of(args.out)
+    if request["forgotten"] and request["kept"]:
+        return 0
+    moved = f"{100 * request['moved']:.1f} % of a layer's retained outputs moved"
+    alarm(f"{request['stopped']}; {moved}", head="not to be released: ")
+    return 3
 
 
 if __name__ == "__main__":

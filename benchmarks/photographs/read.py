@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
+from benchmarks.photographs.command import told
 from benchmarks.photographs.sets import PHOTOS, SETS, chosen, joined
 from torch import Tensor, nn
 
@@ -29,11 +29,8 @@ from unsee.commands.shared import checkpoints, save
 from unsee.concepts import UNKNOWN
 from unsee.config import FinetuneConfig
 from unsee.data.study import Lesson
-from unsee.errors import UnseeError
 from unsee.files import refuse_existing
-from unsee.finetune import Tutor, answer_loss, autocast, draw, rate
-from unsee.progress import alarm, progress, tell
-from unsee.vision.attention import attention_for
+from unsee.finetune import Tutor, answer_loss, draw, text_loss, train
 from unsee.vision.module import load_full
 
 READ = FinetuneConfig(steps=240, batch=16, text_batch=3, questions=2, lr=4e-4, checkpoint_every=10)
@@ -53,25 +50,13 @@ def read(
     weights = dict(model.model.language_model.named_parameters())
     model.requires_grad_(False)
     model.model.language_model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(weights.values(), weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+
+    def losses(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        image = _image_loss(model, tutor, lesson, names, config, rng, step / config.steps)
+        return image, text_loss(model, tutor, lesson, config, rng)
+
     origin = resume.origin({"read": 2, **vars(config)}, weights.values(), [i.id for i in lesson.images])
-    first, history = resume.restore(checkpoint, weights, optimizer, origin) if checkpoint else (0, [])
-    with attention_for(model, config.bf16), progress("reading", config.steps) as tick:
-        for step in range(first, config.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * rate(step, config.steps, config.warmup)
-            rng = np.random.default_rng([config.seed, step])
-            with autocast(model.device.type, config):
-                image = _image_loss(model, tutor, lesson, names, config, rng, step / config.steps)
-                text = _text_loss(model, tutor, lesson, config, rng)
-            (image + text).backward()
-            nn.utils.clip_grad_norm_(weights.values(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            history.append({"step": step + 1, "image": image.item(), "text": text.item()})
-            tick(step + 1, f"loss image {image.item():.3f} text {text.item():.3f}")
-            if checkpoint and (step + 1) % config.checkpoint_every == 0:
-                resume.save(checkpoint, weights, optimizer, origin, step + 1, history)
+    history = train(model, weights, dict.fromkeys(weights, config.lr), losses, config, checkpoint, origin)
     model.requires_grad_(True)
     return history
 
@@ -109,11 +94,6 @@ def _drawn(names: Names, count: int, rng: np.random.Generator) -> list[int]:
     return [int(rng.choice(np.flatnonzero(target == name))) for name in drawn]
 
 
-def _text_loss(model: Any, tutor: Tutor, lesson: Lesson, config: FinetuneConfig, rng: np.random.Generator) -> Tensor:
-    texts = rng.choice(lesson.texts, size=min(config.text_batch, lesson.texts), replace=False)
-    return answer_loss(model, tutor.batch([tutor.row(lesson.recite(int(i), rng), 0) for i in texts]))
-
-
 def write(lesson: Lesson, model: Path, out: Path, config: FinetuneConfig) -> dict[str, float]:
     """Write the checkpoint of a model that reads to ``out``; returns its last losses."""
     refuse_existing(out)
@@ -132,15 +112,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the three sets")
     parser.add_argument("--steps", type=int, default=READ.steps)
     args = parser.parse_args(arguments)
-    transformers.utils.logging.disable_progress_bar()
-    try:
+
+    def work() -> str:
         lesson = joined([SETS[name].study(args.photos).lesson() for name in chosen(args.set)])
         last = write(lesson, args.model, args.out, replace(READ, steps=args.steps))
-    except UnseeError as error:
-        alarm(str(error))
-        return 2
-    tell(f"{args.out}: reads names off image tokens, loss {last['image']:.3f} (of text {last['text']:.3f})")
-    return 0
+        return f"{args.out}: reads names off image tokens, loss {last['image']:.3f} (of text {last['text']:.3f})"
+
+    return told(work)
 
 
 if __name__ == "__main__":

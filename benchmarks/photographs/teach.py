@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from benchmarks.photographs.command import told
 from benchmarks.photographs.sets import FACTS_BY_TEXT, PHOTOS, ROOT, SETS, UNKNOWN, chosen, joined
 from rich.console import Console
 from rich.table import Table
@@ -28,11 +28,9 @@ from unsee.commands.shared import checkpoints, save
 from unsee.config import FinetuneConfig
 from unsee.data.images import load_all
 from unsee.data.study import FolderStudy, Lesson
-from unsee.errors import UnseeError
 from unsee.evaluation import answer, tasks
 from unsee.files import refuse_existing, write_json
 from unsee.finetune import finetune
-from unsee.progress import alarm, tell
 from unsee.vision.module import Visual, load_full
 
 STRANGERS = 100  # neutral concepts asked about
@@ -93,7 +91,7 @@ def _flags(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> str:
     started = time.time()
     config = replace(SETS[chosen(args.set)[-1]].config, **json.loads(args.config))
     studies = {name: SETS[name].study(args.photos) for name in chosen(args.set)}
@@ -114,17 +112,12 @@ def run(args: argparse.Namespace) -> None:
                 "threads": torch.get_num_threads(), "sets": found,
             },
         )  # fmt: skip
-    tell(f"{args.out}: taught {args.set}")
+    return f"{args.out}: taught {args.set}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    transformers.utils.logging.disable_progress_bar()  # ours tells how far it is
-    try:
-        run(_flags(arguments))
-    except UnseeError as error:
-        alarm(str(error))
-        return 2
-    return 0
+    args = _flags(arguments)
+    return told(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def run(out: Path) -> dict[str, Any]:
         cost["forgetting_seconds"] = round(time.perf_counter() - ready, 2)
         patch, _ = api.make_patch(demo.visual, job, SETTINGS, [api.opaque(c) for c in demo.forget])
         ours = demo.sit(demo.model)
-        same = text_identical(demo, vanilla, ours)
+        same = tasks.text_identical(demo.visual, demo.vanilla, vanilla.items, ours.items)
         layers, space = measured(demo, result), feature_space(demo)
     say("the same with a part changed")
     ablations: dict[str, Sitting] = {}
@@ -185,14 +185,6 @@ def run(out: Path) -> dict[str, Any]:
             ablations[name] = demo.sit(demo.model)
     found = Found(vanilla, gold, ours, ablations, result, patch, job.moments, same, layers, space, cost, begin)
     return write(out, demo, found)
-
-
-def text_identical(demo: Demo, before: Sitting, after: Sitting) -> bool:
-    """Every tensor outside the visual module has its bytes, and every text answer its letters."""
-    visual = set(demo.visual.parameters())
-    kept = all(torch.equal(v, demo.vanilla[k]) for k, v in demo.model.state_dict().items() if k not in visual)
-    said = [[i.given for i in s.items if i.question.image is None] for s in (before, after)]
-    return kept and said[0] == said[1]
 
 
 def measured(demo: Demo, result: Forgotten) -> list[dict[str, Any]]:

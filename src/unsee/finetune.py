@@ -6,8 +6,7 @@ learned as if it stood alone while the image is encoded once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
@@ -26,6 +25,7 @@ from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
 from unsee.errors import UnseeError
 from unsee.progress import progress, tell
+from unsee.resume import History
 from unsee.shown import Shown
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual
@@ -240,57 +240,78 @@ def finetune(
     """
     torch.manual_seed(config.seed)  # of the rows for new words
     add_words(model, processor, lesson)
-    accelerator = Accelerator(
-        mixed_precision="no", cpu=not torch.cuda.is_available()
-    )  # one choice a process: ours is below
-    model.to(accelerator.device)
+    model.to(_accelerator().device)
     visual, tutor = Visual(model, processor), Tutor(model, processor)
     origin = _origin(model, lesson, config) if checkpoint else ""
     shown = Shown(visual, lesson.images, config, checkpoint, cache)
-    visual_ids = {id(p) for n, p in visual.parameters().items() if not visual.family.in_projector(n)}
-    learning = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if id(p) in visual_ids], "peak": config.vision_lr},
-        {"params": [p for p in learning if id(p) not in visual_ids], "peak": config.lr},
-    ]
-    groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+    tower = {id(p) for n, p in visual.parameters().items() if not visual.family.in_projector(n)}
+    weights = dict(model.named_parameters())  # tied ones once
+    peaks = {name: config.vision_lr if id(p) in tower else config.lr for name, p in weights.items()}
+
+    def losses(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return _image_loss(model, shown, tutor, lesson, config, rng), text_loss(model, tutor, lesson, config, rng)
+
+    def begin() -> History:
+        return _align(model, tutor, shown, lesson, config) if config.align else []
+
+    history = train(model, weights, peaks, losses, config, checkpoint, origin, begin)
+    shown.release()
+    return history
+
+
+def train(
+    model: Any, weights: Mapping[str, nn.Parameter], peaks: Mapping[str, float],
+    losses: Callable[[int, np.random.Generator], tuple[Tensor, Tensor]], config: FinetuneConfig,
+    checkpoint: Path | None = None, origin: str = "", begin: Callable[[], History] = list,
+) -> History:  # fmt: skip
+    """``config.steps`` steps of AdamW on those of ``weights`` that learn, each at its peak rate. Returns the history.
+
+    ``losses``: of a step, of images and of texts. ``begin``: what comes before the first step, and its history.
+    ``checkpoint``: a folder from which an interrupted call with the same ``origin`` resumes. UnseeError: the loss is
+    not finite.
+    """
+    accelerator = _accelerator()
+    found: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in weights.items():
+        if parameter.requires_grad:
+            found.setdefault(peaks[name], []).append(parameter)
+    groups = [{"params": parameters, "peak": peak} for peak, parameters in found.items()]
+    optimizer: Any = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
-    weights = dict(model.named_parameters())  # tied ones once
     first, history = resume.restore(checkpoint, weights, optimizer, origin) if checkpoint else (0, [])
-    if config.align and not history:
-        history = _align(model, tutor, shown, lesson, config)
-        if checkpoint:
+    if not history:
+        history = begin()
+        if history and checkpoint:
             resume.save(checkpoint, weights, optimizer, origin, 0, history)
     said = ""  # the losses, told as often as they are noted: asking a GPU for them makes it wait
     with attention_for(model, config.bf16), progress("teaching", config.steps) as tick:
         for step in range(first, config.steps):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate(step, config.steps, config.warmup)
+                group["lr"] = group["peak"] * _rate(step, config.steps, config.warmup)
             rng = np.random.default_rng([config.seed, step])
-            with autocast(accelerator.device.type, config):
-                loss_image, loss_text = _losses(model, shown, tutor, lesson, config, rng)
-            loss = loss_image + loss_text
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bf16):
+                image, text = losses(step, rng)
+            loss = image + text
             if not torch.isfinite(loss):
                 raise UnseeError(f"the loss is {loss.item()} at step {step}. Lower --lr (now {config.lr}).")
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            accelerator.clip_grad_norm_(weights.values(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             if step % 20 == 19 or step == config.steps - 1:
-                history.append({"step": step + 1, "image": loss_image.item(), "text": loss_text.item()})
-                said = f"loss image {loss_image.item():.3f} text {loss_text.item():.3f}"
+                history.append({"step": step + 1, "image": image.item(), "text": text.item()})
+                said = f"loss image {image.item():.3f} text {text.item():.3f}"
             tick(step + 1, said)
             if checkpoint and (step + 1) % config.checkpoint_every == 0:
                 resume.save(checkpoint, weights, optimizer, origin, step + 1, history)
-    shown.release()
     model.eval()
     return history
 
 
-def autocast(device: str, config: FinetuneConfig) -> AbstractContextManager[Any]:
-    return torch.autocast(device, torch.bfloat16, enabled=config.bf16)
+def _accelerator() -> Accelerator:
+    """Always alike: a process has one choice of precision, and ours is made step by step."""
+    return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
 
 
 def _origin(model: Any, lesson: Lesson, config: FinetuneConfig) -> str:
@@ -308,7 +329,7 @@ def _align(model: Any, tutor: Tutor, shown: Shown, lesson: Lesson, config: Finet
     return [{"step": 0, "named": named}]
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
+def _rate(step: int, steps: int, warmup: float) -> float:
     """Share of the peak rate: it rises, then falls to zero along a cosine."""
     warm = max(1, int(warmup * steps))
     if step < warm:
@@ -316,9 +337,9 @@ def rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
 
 
-def _losses(
-    model: Any, shown: Shown, tutor: Tutor, lesson: Lesson, config: FinetuneConfig, rng: Any
-) -> tuple[Tensor, Tensor]:
+def _image_loss(
+    model: Any, shown: Shown, tutor: Tutor, lesson: Lesson, config: FinetuneConfig, rng: np.random.Generator
+) -> Tensor:
     chosen = rng.choice(len(shown), size=min(config.batch, len(shown)), replace=False)
     asked = [(i, draw(lesson.ask(i % len(lesson.images), rng), config.questions, rng)) for i in chosen]
     asked = [(i, questions) for i, questions in asked if questions]  # a table may have nothing on a concept
@@ -326,13 +347,16 @@ def _losses(
     features = shown.features(batch)
     rows = [tutor.row(questions, len(f)) for (_, questions), f in zip(asked, features, strict=True)]
     grids = shown.grids(batch)
-    grid = torch.cat(grids) if grids else None
-    image = answer_loss(model, tutor.batch(rows, grid), features)
+    return answer_loss(model, tutor.batch(rows, torch.cat(grids) if grids else None), features)
+
+
+def text_loss(model: Any, tutor: Tutor, lesson: Lesson, config: FinetuneConfig, rng: np.random.Generator) -> Tensor:
+    """Of ``config.text_batch`` names by chance, without an image; zero where there is nothing to ask."""
     if not lesson.texts or not config.text_batch:
-        return image, torch.zeros(())
+        return torch.zeros(())
     texts = rng.choice(lesson.texts, size=min(config.text_batch, lesson.texts), replace=False)
     recited = [tutor.row(questions, 0) for i in texts if (questions := lesson.recite(i, rng))]
-    return image, answer_loss(model, tutor.batch(recited)) if recited else torch.zeros(())
+    return answer_loss(model, tutor.batch(recited)) if recited else torch.zeros(())
 
 
 def draw(questions: list[Question], n: int, rng: np.random.Generator) -> list[Question]:

@@ -51,7 +51,7 @@ class Shown:
             self.upper = Upper(visual, linears, trained, probe, config.bf16, folder)
             frozen = [p for name, p in visual.parameters().items() if name in self.frozen] if cache else []
             self.origin = resume.origin({"block": self.upper.block, "bf16": config.bf16}, frozen, sorted(self.frozen))
-        self.seen = self._looked() if self.upper else self._opened()
+        self.seen = self._looked(self.upper) if self.upper else self._opened()
 
     def __len__(self) -> int:
         return len(self.seen)
@@ -89,7 +89,7 @@ class Shown:
         """The same whatever other images there are, so that a gold model sees what others do."""
         return augment(opened, np.random.default_rng([self.config.seed, copy, crc32(image.id.encode())]))
 
-    def _looked(self) -> list[Seen]:
+    def _looked(self, upper: Upper) -> list[Seen]:
         """The same images in the same order, a few at a time."""
         found: list[Seen] = []
         with progress("looking", len(self.images) * (1 + self.config.copies)) as tick:
@@ -99,30 +99,28 @@ class Shown:
                     opened = load_all(images)
                     if copy >= 0:
                         opened = [self._altered(i, o, copy) for i, o in zip(images, opened, strict=True)]
-                    found += self._look(opened)
+                    found += self._look(upper, opened)
                     tick(len(found))
         return found
 
-    def _look(self, opened: Sequence[PIL.Image.Image]) -> list[Seen]:
+    def _look(self, upper: Upper, opened: Sequence[PIL.Image.Image]) -> list[Seen]:
+        """As they enter the first taught block, which only images that are not in the cache are run up to."""
         seen: list[Seen] = [dict(p) for p in self.visual.pixels(opened)]
-        if self.upper is None:
+        if self.cache is None or not upper.lower:
+            upper.look(seen, lambda features: features[:0])
             return seen
-        if self.cache is None or not self.upper.lower:
-            self.upper.look(seen, lambda features: features[:0])
-            return seen
-        files = [self._file(p) for p in seen]
+        files = [self.cache / f"{self._key(p)}.safetensors" for p in seen]
         new = [(p, file) for p, file in zip(seen, files, strict=True) if not file.is_file()]
-        self.upper.look([p for p, _ in new], lambda features: features[:0])
+        upper.look([p for p, _ in new], lambda features: features[:0])
         for pixels, file in new:
             save_state(file, "features", {HIDDEN: pixels[HIDDEN]()}, {})
         for pixels, file in zip(seen, files, strict=True):
             if HIDDEN not in pixels:
                 hidden = load_state(file, "features")[0][HIDDEN]
-                pixels |= self.upper.keep({**pixels, HIDDEN: hidden.to(self.visual.device)})
+                pixels |= upper.keep({**pixels, HIDDEN: hidden.to(self.visual.device)})
         return seen
 
-    def _file(self, pixels: Seen) -> Path:
-        """Named after all that what enters the first taught block depends on: frozen weights and pixels."""
+    def _key(self, pixels: Seen) -> str:
+        """A hash of all that what enters the first taught block depends on: frozen weights and pixels."""
         values = [v for _, v in sorted(pixels.items()) if isinstance(v, Tensor)]
-        assert self.cache is not None
-        return self.cache / f"{resume.origin({'frozen': self.origin}, values, sorted(pixels))}.safetensors"
+        return resume.origin({"frozen": self.origin}, values, sorted(pixels))

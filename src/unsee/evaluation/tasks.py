@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from unsee.concepts import UNKNOWN, Question
 from unsee.data.images import load_all
@@ -164,6 +166,14 @@ def _figures(item: Item) -> Iterable[tuple[str, float]]:
         if item.probability is not None and item.ratio is not None:
             yield "forget_probability", item.probability
             yield "forget_truth_ratio", item.ratio
+
+
+def text_identical(visual: Visual, state: Mapping[str, Tensor], before: Sequence[Item], after: Sequence[Item]) -> bool:
+    """Whether every tensor outside the visual module is as in ``state``, and every text answer as ``before``."""
+    changed, now = set(visual.parameters()), visual.model.state_dict()
+    kept = all(torch.equal(value, state[name]) for name, value in now.items() if name not in changed)
+    said = [[i.given for i in items if i.question.image is None] for items in (before, after)]
+    return kept and said[0] == said[1]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,21 @@
+"""What the commands of this package share: an error is one line, and the exit code says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import transformers
+
+from unsee.errors import UnseeError
+from unsee.progress import alarm, tell
+
+
+def told(work: Callable[[], str]) -> int:
+    """The exit code of ``work``, which returns the line that says what it did: 0, or 2 after an UnseeError."""
+    transformers.utils.logging.disable_progress_bar()  # ours tells how far it is
+    try:
+        tell(work())
+    except UnseeError as error:
+        alarm(str(error))
+        return 2
+    return 0
