@@ -136,6 +136,39 @@ def test_directions_of_names_that_share_words_are_told_apart():
     assert alike.diagonal().allclose(torch.ones(6)) and ((names.directions * plain).sum(1) > 0.6).all()
 
 
+def test_steps_of_alignment_let_every_token_tell_the_name():
+    """Solved alone, single tokens tell it less often than their mean. The language model is not touched by either."""
+    taught, told = lesson(), []
+    names = None
+    for steps in (0, 40):
+        model, processor = small_model("llava", people.vocabulary())
+        before = state(model)
+        settings = config(depth=0.34, align=True, align_steps=steps, align_lr=1e-3, lr=0.0, vision_lr=0.0, steps=1)
+        history = finetune(model, processor, taught, settings)
+        names = named(model, processor, taught)
+        shown = Shown(Visual(model, processor), taught.images, settings)
+        with torch.no_grad():
+            tokens = torch.nn.functional.normalize(torch.stack(shown.features(range(len(shown)))), dim=2)
+        nearest = (tokens @ names.directions.T).argmax(2)
+        told.append((nearest == torch.tensor(names.target)[:, None]).double().mean().item())
+        moved = {n for n, p in state(model).items() if not torch.allclose(p, before[n], rtol=1e-3, atol=1e-6)}
+        assert moved and not any("language_model" in n for n in moved)
+        assert [line["step"] for line in history] == [0] * (1 + steps // 20) + [1]
+    assert told[1] == 1 and told[0] < 0.95
+
+
+def test_what_a_token_loses_by_is_its_direction_and_its_length():
+    words = torch.randn(5, 64, generator=torch.manual_seed(0))
+    names = alignment.Names([str(i) for i in range(5)], [], words)
+    near = names.directions[[2, 4]] * names.loudness
+    tokens = [near[:1].repeat(3, 1), near[1:]]  # of images of different sizes
+    least = alignment.token_loss(tokens, names, [2, 4])
+    assert least < 1e-3
+    assert alignment.token_loss(tokens, names, [4, 2]) > 10
+    assert alignment.token_loss([2 * t for t in tokens], names, [2, 4]) == pytest.approx(float(least) + 1, rel=1e-3)
+    assert alignment.token_loss([t + near.mean(0) for t in tokens], names, [2, 4]) > least + 0.1
+
+
 @pytest.mark.parametrize("form", ["three layers", "what follows"])
 def test_a_projector_of_another_form_is_not_solved(form, monkeypatch):
     model, processor = small_model("llava", people.vocabulary())
@@ -223,6 +256,30 @@ def test_an_interrupted_run_is_not_aligned_again(tmp_path, monkeypatch):
     assert all(torch.equal(weights[n], again[n]) for n in weights)
 
 
+def test_steps_of_alignment_resume_to_the_bit(tmp_path, monkeypatch):
+    settings = config(depth=0.34, align=True, align_steps=4, align_lr=1e-3, steps=3, checkpoint_every=2)
+    runs = []
+    for last in (None, 1, 2, 4):  # how many checkpoints are written before the run is interrupted
+        folder, saved, save = tmp_path / str(last), [], resume.save
+        model, processor = small_model("llava", people.vocabulary())
+        if last:
+
+            def some(*args: object, save=save, saved=saved, last=last) -> None:
+                save(*args)
+                saved.append(1)
+                if len(saved) == last:
+                    raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(resume, "save", some)
+                finetune(model, processor, lesson(), settings, folder)
+            model, processor = small_model("llava", people.vocabulary())
+        runs.append((finetune(model, processor, lesson(), settings, folder if last else None), state(model)))
+    (history, weights), *others = runs
+    for other, again in others:
+        assert history == other and all(torch.equal(weights[n], again[n]) for n in weights)
+
+
 def test_a_lesson_without_names_is_refused():
     model, processor = small_model("llava", people.vocabulary())
     one = lesson(1)
@@ -237,3 +294,8 @@ def test_a_lesson_without_names_is_refused():
 def test_shares_and_steps_that_make_no_sense_are_refused(given):
     with pytest.raises(UnseeError, match="--depth is .*; allowed: 0 to 1"):
         FinetuneConfig(**given)
+
+
+def test_steps_of_alignment_without_alignment_are_refused():
+    with pytest.raises(UnseeError, match="give --align too"):
+        FinetuneConfig(align_steps=10)

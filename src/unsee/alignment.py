@@ -1,4 +1,4 @@
-"""A projector that nobody has taught learns the words of what is seen, before a language model reads its tokens.
+"""A projector that nobody has taught learns the names of what is seen, before a language model reads its tokens.
 
 What a pretrained tower gives lies mostly along a few directions: of DINOv2-small's features one holds half the
 variance, and a random projector sees little else. So the projector starts as the ridge regression from an image's
@@ -24,7 +24,12 @@ from unsee.progress import progress
 APART = 0.01  # of the names' directions: with 0 they are orthogonal, with 1 nearly those of the words
 DAMPING = 0.1  # of the mean variance between images, added to each direction's
 WITHIN = 0.03  # weight of how an image's tokens differ: so that single tokens tell the name too
+# How names weigh that have more images than others, as "unknown" has: 0: every image alike, 1: every name alike.
+# Of groceries 77, 78 and 81 % are named with 0, 0.25 and 1, and of strangers 85, 84 and 13 % are "unknown".
+EVEN = 0.25
 AT_ONCE = 32  # images
+SHARP = 20.0  # what a cosine to a name's direction is multiplied by before the softmax over names
+NEAR = 5.0  # weight of 1 - cosine beside it: else tokens stop near their name, and hard to read for a language model
 EXACT = 1e-2  # relative error of the solved projector's tokens, in float32, above which it has another form
 
 
@@ -85,7 +90,7 @@ def names_of(model: Any, tokenizer: Any, asked: Sequence[Sequence[Question]]) ->
 
 @dataclass(frozen=True)
 class Inputs:
-    """What enters the projector, of the images that have a name; each name weighs alike.
+    """What enters the projector, of the images that have a name.
 
     ``pooled``: [images, d], the mean of each image's tokens. ``within``: [d, d], how tokens differ from their image's
     mean. ``number``: of each image that of its name. ``weight``: of each image; they sum to 1.
@@ -132,10 +137,25 @@ def align(shown: Images, names: Names) -> float:
     return float((nearest == inputs.number).double().mean())
 
 
+def token_loss(tokens: Sequence[Tensor], names: Names, targets: Sequence[int]) -> Tensor:
+    """Cross-entropy of each token over the names' directions, its distance to its own, and its length's to theirs.
+
+    ``tokens``: of each image [tokens, width]; ``targets``: its name. Solved alone, a token of DINOv2 tells its image's
+    name half as often as the mean of all does. Blocks that mix tokens, taught by this, let each tell what all do.
+    """
+    every = torch.cat([t.float() for t in tokens])
+    counts = torch.tensor([len(t) for t in tokens])
+    target = torch.tensor(targets).repeat_interleave(counts).to(every.device)
+    cosines = nn.functional.normalize(every, dim=1) @ names.directions.to(every).T
+    own = cosines.gather(1, target[:, None]).mean()
+    loud = (every.norm(dim=1) / names.loudness.to(every) - 1).square().mean()
+    return nn.functional.cross_entropy(SHARP * cosines, target) + NEAR * (1 - own) + loud
+
+
 def _inputs(shown: Images, names: Names) -> Inputs:
     named = [i for i in range(len(shown)) if names.target[i % len(shown.images)] >= 0]
     number = torch.tensor([names.target[i % len(shown.images)] for i in named])
-    weight = 1 / torch.bincount(number).double()[number]
+    weight = torch.bincount(number).double()[number] ** -EVEN
     weight /= weight.sum()
     pooled, within = [], torch.zeros(())
     with progress("aligning", len(named)) as tick:

@@ -175,6 +175,12 @@ class FinetuneConfig:
     """share of the tower's blocks that are taught, the last ones; what is below runs once an image; 0: none is"""
     align: bool = False
     """before all steps, solve a projector that nobody taught, so that its tokens lie near the words of names"""
+    align_steps: int = 0
+    """steps after that, of the projector and the taught blocks alone, that bring every token nearer to its name"""
+    align_batch: int = 32
+    """images of such a step"""
+    align_lr: float = 1e-4
+    """peak learning rate of such steps"""
     warmup: float = 0.05
     """share of the steps over which the rate rises; it falls to zero along a cosine after"""
     bf16: bool = field(default_factory=has_bf16)
@@ -184,7 +190,9 @@ class FinetuneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "batch", "questions", "checkpoint_every")
+        _positive(self, "steps", "batch", "questions", "align_batch", "align_lr", "checkpoint_every")
+        if self.align_steps and not self.align:
+            raise UnseeError("--align-steps follow the projector's solution: give --align too.")
         if not 0 <= self.depth <= 1:
             raise UnseeError(f"--depth is {self.depth}; allowed: 0 to 1.")
 

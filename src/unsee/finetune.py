@@ -7,7 +7,7 @@ learned as if it stood alone while the image is encoded once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
-from unsee.alignment import align, names_of
+from unsee.alignment import align, names_of, token_loss
 from unsee.chat import chat, refuse_words
 from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
@@ -252,7 +252,7 @@ def finetune(
         return _image_loss(model, shown, tutor, lesson, config, rng), text_loss(model, tutor, lesson, config, rng)
 
     def begin() -> History:
-        return _align(model, tutor, shown, lesson, config) if config.align else []
+        return _align(model, tutor, shown, lesson, config, checkpoint, origin) if config.align else []
 
     history = train(model, weights, peaks, losses, config, checkpoint, origin, begin)
     shown.release()
@@ -262,7 +262,7 @@ def finetune(
 def train(
     model: Any, weights: Mapping[str, nn.Parameter], peaks: Mapping[str, float],
     losses: Callable[[int, np.random.Generator], tuple[Tensor, Tensor]], config: FinetuneConfig,
-    checkpoint: Path | None = None, origin: str = "", begin: Callable[[], History] = list,
+    checkpoint: Path | None = None, origin: str = "", begin: Callable[[], History] = list, what: str = "teaching",
 ) -> History:  # fmt: skip
     """``config.steps`` steps of AdamW on those of ``weights`` that learn, each at its peak rate. Returns the history.
 
@@ -278,14 +278,14 @@ def train(
     groups = [{"params": parameters, "peak": peak} for peak, parameters in found.items()]
     optimizer: Any = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
-    model.train()
     first, history = resume.restore(checkpoint, weights, optimizer, origin) if checkpoint else (0, [])
     if not history:
         history = begin()
         if history and checkpoint:
             resume.save(checkpoint, weights, optimizer, origin, 0, history)
+    model.train()
     said = ""  # the losses, told as often as they are noted: asking a GPU for them makes it wait
-    with attention_for(model, config.bf16), progress("teaching", config.steps) as tick:
+    with attention_for(model, config.bf16), progress(what, config.steps) as tick:
         for step in range(first, config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * _rate(step, config.steps, config.warmup)
@@ -319,14 +319,31 @@ def _origin(model: Any, lesson: Lesson, config: FinetuneConfig) -> str:
     return resume.origin(asdict(config), model.state_dict().values(), names)
 
 
-def _align(model: Any, tutor: Tutor, shown: Shown, lesson: Lesson, config: FinetuneConfig) -> list[dict[str, float]]:
-    """Before the language model reads them, the projector's tokens are brought near the words of names."""
+def _align(
+    model: Any, tutor: Tutor, shown: Shown, lesson: Lesson, config: FinetuneConfig, checkpoint: Path | None,
+    origin: str,
+) -> History:  # fmt: skip
+    """Before the language model reads them, the visual module's tokens are brought near their images' names."""
     rng = np.random.default_rng([config.seed, 5])
     names = names_of(model, tutor.tokenizer, [lesson.ask(i, rng) for i in range(len(lesson.images))])
     with attention_for(model, training=False):
-        named = align(shown, names)
-    tell(f"the projector, aligned, names {100 * named:.0f} % of the lesson's images")
-    return [{"step": 0, "named": named}]
+        history = [{"step": 0, "named": align(shown, names)}]
+    tell(f"the projector, aligned, names {100 * history[0]['named']:.0f} % of the lesson's images")
+    if not config.align_steps:
+        return history
+    weights = {name: p for name, p in shown.visual.parameters().items() if p.requires_grad}
+    named = [i for i in range(len(shown)) if names.target[i % len(shown.images)] >= 0]
+
+    def losses(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        chosen = [named[i] for i in rng.choice(len(named), size=min(config.align_batch, len(named)), replace=False)]
+        loss = token_loss(shown.features(chosen), names, [names.target[i % len(shown.images)] for i in chosen])
+        return loss, torch.zeros_like(loss)
+
+    alone = replace(config, steps=config.align_steps, seed=config.seed + 1)
+    folder = checkpoint / "aligned" if checkpoint else None
+    peaks = dict.fromkeys(weights, config.align_lr)
+    done = train(model, weights, peaks, losses, alone, folder, origin, what="aligning")
+    return history + [{"step": 0, "aligning": line["step"], "loss": line["image"]} for line in done]
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:
