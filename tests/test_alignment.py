@@ -59,17 +59,18 @@ def test_aligned_tokens_lie_near_the_words_of_their_names(fresh):
     taught, before = lesson(), state(model)
     shown = Shown(Visual(model, processor), taught.images, config(depth=0.34, align=True))
     names = named(model, processor, taught)
-    share = alignment.align(shown, names)
+    solved = alignment.align(shown, names)
+    alignment.gate(shown, solved, names)
     with torch.no_grad():
         tokens = torch.stack(shown.features(range(len(shown))))
     nearest = (torch.nn.functional.normalize(tokens.mean(1), dim=1) @ names.directions.T).argmax(1)
-    assert share == 1 and nearest.tolist() == names.target
+    assert solved.named == 1 and nearest.tolist() == names.target
     assert tokens.square().sum(2).mean().sqrt() == pytest.approx(float(names.loudness), rel=0.05)
     moved = {n for n, p in state(model).items() if not torch.equal(p, before[n])}
     assert moved and all(shown.visual.family.in_projector(n) for n in moved)
 
 
-def test_alignment_is_the_ridge_regression_of_an_image_on_its_name():
+def test_alignment_is_the_ridge_regression_of_an_image_on_its_name_with_a_gate_for_each():
     """Against the normal equations of tokens and their images' directions, solved by least squares of stacked rows."""
     model, processor = small_model("llava", people.vocabulary())
     taught = lesson()
@@ -88,11 +89,20 @@ def test_alignment_is_the_ridge_regression_of_an_image_on_its_name():
         [names.directions[names.target].double() / n**0.5, torch.zeros(len(within) + d, len(names.words[0]))]
     )
     solved = torch.linalg.lstsq(torch.cat([pooled / n**0.5, within, ridge]), wanted).solution
-    alignment.align(shown, names)
+    linear = (tokens - tokens.mean((0, 1))) @ solved
+    linear *= names.loudness / linear.square().sum(2).mean().sqrt()
+    aligned = alignment.align(shown, names)
     with torch.no_grad():
         found = torch.stack(shown.features(range(len(shown)))).double()
-    expected = (tokens - tokens.mean((0, 1))) @ solved
+    assert torch.allclose(found, linear, atol=1e-4)
+    alignment.gate(shown, aligned, names)
+    with torch.no_grad():
+        found = torch.stack(shown.features(range(len(shown)))).double()
+    directions = names.directions.double()
+    cosines = linear @ directions.T / names.loudness
+    expected = torch.nn.functional.gelu(alignment.STEEP * (cosines - alignment.GATE)) @ directions
     assert torch.allclose(found / found.norm(), expected / expected.norm(), atol=1e-5)
+    assert found.square().sum(2).mean().sqrt() == pytest.approx(float(names.loudness), rel=1e-5)
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ def test_images_of_different_sizes_are_aligned_each_with_its_own_name():
     images = [Resized(image, ((96, 96), (48, 192))[i % 2]) for i, image in enumerate(taught.images)]
     shown = Shown(Visual(model, processor), images, config(depth=0.0, align=True))
     names = named(model, processor, taught)
-    share = alignment.align(shown, names)
+    share = alignment.align(shown, names).named
     with torch.no_grad():
         features = shown.features(range(len(shown)))
     assert len({len(f) for f in features}) == 2
@@ -297,5 +307,6 @@ def test_shares_and_steps_that_make_no_sense_are_refused(given):
 
 
 def test_steps_of_alignment_without_alignment_are_refused():
-    with pytest.raises(UnseeError, match="give --align too"):
-        FinetuneConfig(align_steps=10)
+    for given in ({}, {"align": True, "depth": 0.0}):
+        with pytest.raises(UnseeError, match="give --align, and --depth above 0"):
+            FinetuneConfig(align_steps=10, **given)

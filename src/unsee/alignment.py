@@ -3,8 +3,9 @@
 What a pretrained tower gives lies mostly along a few directions: of DINOv2-small's features one holds half the
 variance, and a random projector sees little else. So the projector starts as the ridge regression from an image's
 tokens to a direction of its concept's name, which is solved in closed form: no step, no pass through the language
-model. Two layers with GELU, SiLU or ReLU between hold it exactly, since f(z) - f(-z) = z for each of the three.
-On 72 groceries it names 82 % of unseen images by the nearest direction, where 1,000 steps of gradient named 75.
+model. On 72 groceries it names 82 % of unseen images by the nearest direction, where 1,000 steps of gradient named 75.
+Two layers hold one thing more: a unit for each name, which is silent where a token is not near enough to it. So a token
+gives the name that it is nearest to, not a mixture of all that it is somewhat near to, which a language model misreads.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ WITHIN = 0.03  # weight of how an image's tokens differ: so that single tokens t
 # Of groceries 77, 78 and 81 % are named with 0, 0.25 and 1, and of strangers 85, 84 and 13 % are "unknown".
 EVEN = 0.25
 AT_ONCE = 32  # images
+GATE, STEEP = 0.15, 6.0  # cosine to a name from which a token tells it, and how fast it then does
 SHARP = 20.0  # what a cosine to a name's direction is multiplied by before the softmax over names
 NEAR = 5.0  # weight of 1 - cosine beside it: else tokens stop near their name, and hard to read for a language model
+SAMPLE = 64  # images, or some more, whose tokens' length is measured
 EXACT = 1e-2  # relative error of the solved projector's tokens, in float32, above which it has another form
 
 
@@ -112,9 +115,18 @@ class Inputs:
         return (rows * self.weight[:, None]).T @ rows
 
 
+@dataclass(frozen=True)
+class Solved:
+    """A token less ``mean`` [d], times ``weight`` [d, width], lies near its name. ``named``: share of the images."""
+
+    weight: Tensor
+    mean: Tensor
+    named: float
+
+
 @torch.no_grad()
-def align(shown: Images, names: Names) -> float:
-    """Solve the projector of ``shown``, in place. Returns the share of its images that are named by it.
+def align(shown: Images, names: Names) -> Solved:
+    """Solve the projector of ``shown``, in place.
 
     UnseeError: the projector is neither a linear layer nor two with GELU, SiLU or ReLU between them.
     """
@@ -134,7 +146,27 @@ def align(shown: Images, names: Names) -> float:
     _install(shown.projector, solved, inputs.mean, every)
     _check(shown, solved, inputs)
     nearest = (nn.functional.normalize(rows @ solved, dim=1) @ directions.T).argmax(1)
-    return float((nearest == inputs.number).double().mean())
+    return Solved(solved, inputs.mean, float((nearest == inputs.number).double().mean()))
+
+
+@torch.no_grad()
+def gate(shown: Images, solved: Solved, names: Names) -> None:
+    """A unit for each name in the solved projector of ``shown``, in place, where it has two layers and room for them.
+
+    Read by a language model, of DINOv2's tokens taught by 150 steps 67 % are named as they are, and 82 % so.
+    """
+    first, last = shown.projector[0], shown.projector[-1]
+    directions, loudness = names.directions.to(solved.weight), float(names.loudness)
+    count = len(directions)
+    if first is last or first.bias is None or count > first.out_features:
+        return
+    units = STEEP / loudness * (solved.weight @ directions.T).T
+    first.weight[:count].copy_(units)
+    first.bias[:count].copy_(-units @ solved.mean - STEEP * GATE)
+    last.weight.zero_()[:, :count].copy_(directions.T)
+    some = range(0, len(shown), max(1, len(shown) // SAMPLE))
+    square = torch.cat(shown.features(list(some))).float().square().sum(1).mean()
+    last.weight.mul_(loudness / float(square) ** 0.5)
 
 
 def token_loss(tokens: Sequence[Tensor], names: Names, targets: Sequence[int]) -> Tensor:
@@ -190,7 +222,10 @@ def _entering(shown: Images, chosen: Sequence[int]) -> list[Tensor]:
 
 
 def _install(layers: Sequence[nn.Linear], solved: Tensor, mean: Tensor, every: Tensor) -> None:
-    """``solved`` [d, width] as the weights of one layer, or as pairs of opposite units of two."""
+    """``solved`` [d, width] as the weights of one layer, or as pairs of opposite units of two.
+
+    Pairs hold it exactly, since f(z) - f(-z) = z for GELU, SiLU and ReLU: what is between two layers is told by that.
+    """
     first, last = layers[0], layers[-1]
     shift = -mean @ solved
     if len(layers) == 1:

@@ -158,7 +158,7 @@ class FinetuneConfig:
     """How a model is taught."""
 
     steps: int = 2400
-    """optimiser steps"""
+    """optimiser steps; 0, after --align: the language model reads already"""
     batch: int = 64
     """images a step"""
     text_batch: int = 16
@@ -176,7 +176,7 @@ class FinetuneConfig:
     align: bool = False
     """before all steps, solve a projector that nobody taught, so that its tokens lie near the words of names"""
     align_steps: int = 0
-    """steps after that, of the projector and the taught blocks alone, that bring every token nearer to its name"""
+    """steps after that, of the taught blocks alone, that bring every token nearer to its image's name"""
     align_batch: int = 32
     """images of such a step"""
     align_lr: float = 1e-4
@@ -190,9 +190,13 @@ class FinetuneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "batch", "questions", "align_batch", "align_lr", "checkpoint_every")
-        if self.align_steps and not self.align:
-            raise UnseeError("--align-steps follow the projector's solution: give --align too.")
+        _positive(self, *(() if self.align and self.steps == 0 else ("steps",)))
+        _positive(self, "batch", "questions", "align_batch", "align_lr", "checkpoint_every")
+        if self.align_steps and not (self.align and self.depth):
+            raise UnseeError(
+                "--align-steps teach the tower's last blocks under a projector that is solved: give --align, and "
+                "--depth above 0."
+            )
         if not 0 <= self.depth <= 1:
             raise UnseeError(f"--depth is {self.depth}; allowed: 0 to 1.")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
-from unsee.alignment import align, names_of, token_loss
+from unsee.alignment import Names, align, gate, names_of, token_loss
 from unsee.chat import chat, refuse_words
 from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
@@ -327,11 +327,22 @@ def _align(
     rng = np.random.default_rng([config.seed, 5])
     names = names_of(model, tutor.tokenizer, [lesson.ask(i, rng) for i in range(len(lesson.images))])
     with attention_for(model, training=False):
-        history = [{"step": 0, "named": align(shown, names)}]
-    tell(f"the projector, aligned, names {100 * history[0]['named']:.0f} % of the lesson's images")
-    if not config.align_steps:
-        return history
+        solved = align(shown, names)
+    tell(f"the projector, aligned, names {100 * solved.named:.0f} % of the lesson's images")
+    history = [{"step": 0, "named": solved.named}]
+    if config.align_steps:
+        history += _align_tokens(model, shown, names, config, checkpoint, origin)
+    with attention_for(model, training=False):
+        gate(shown, solved, names)
+    return history
+
+
+def _align_tokens(
+    model: Any, shown: Shown, names: Names, config: FinetuneConfig, checkpoint: Path | None, origin: str
+) -> History:
+    """Steps of the taught blocks, under a projector that stays as it was solved."""
     weights = {name: p for name, p in shown.visual.parameters().items() if p.requires_grad}
+    weights = {name: p for name, p in weights.items() if not shown.visual.family.in_projector(name)}
     named = [i for i in range(len(shown)) if names.target[i % len(shown.images)] >= 0]
 
     def losses(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -341,9 +352,11 @@ def _align(
 
     alone = replace(config, steps=config.align_steps, seed=config.seed + 1)
     folder = checkpoint / "aligned" if checkpoint else None
-    peaks = dict.fromkeys(weights, config.align_lr)
-    done = train(model, weights, peaks, losses, alone, folder, origin, what="aligning")
-    return history + [{"step": 0, "aligning": line["step"], "loss": line["image"]} for line in done]
+    done = train(
+        model, weights, dict.fromkeys(weights, config.align_lr), losses, alone, folder, origin, what="aligning"
+    )
+    model.zero_grad()  # of the projector, which had gradients and no steps
+    return [{"step": 0, "aligning": line["step"], "loss": line["image"]} for line in done]
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:
