@@ -40,7 +40,7 @@ COLUMNS = {
 def requests() -> dict[str, dict[str, Any]]:
     """Results of ``request.py`` by what was forgotten and by which model."""
     found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))}
-    named = {_title(name): data for name, data in found.items() if "draws" in data}
+    named = {_title(name): d for name, d in found.items() if "draws" in d and d["study"] in ("people", "flags")}
     return {name: named[name] for name in sorted(named, key=lambda n: (n[0].isdigit(), n))}
 
 
@@ -110,6 +110,18 @@ def summary() -> str:
         ]
         rows.append("| a forgotten concept's views given one other name, most | ≤ 5 | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n\n" + cost()
+
+
+def photographs() -> str:
+    """docs/photographs.md: what a model of groceries knows of unseen pictures."""
+    data = result("photographs-groceries")
+    found = data["sets"]["groceries"]
+    lines = (
+        ("known_names", "names", "≥ 85"), ("known_facts", "facts by image", ""),
+        ("known_text", "facts by text", "≥ 97"), ("strangers_unknown", "neutral pictures answered “unknown”", "≥ 85"),
+    )  # fmt: skip
+    rows = ["| | aim | % |", "|---|---|---|", *(f"| {t} | {aim} | {percent(found[k])} |" for k, t, aim in lines)]
+    return "\n".join([*rows, "", origin(data)])
 
 
 def cost() -> str:
@@ -310,6 +322,7 @@ def _short(value: float, key: str) -> str:
 
 TABLES = [
     ("docs/results.md", "details", details),
+    ("docs/photographs.md", "photographs", photographs),
     ("docs/models.md", "families", families),
     ("docs/evaluation.md", "asking", asking),
     ("README.md", "summary", summary),

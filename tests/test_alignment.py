@@ -310,3 +310,6 @@ def test_steps_of_alignment_without_alignment_are_refused():
     for given in ({}, {"align": True, "depth": 0.0}):
         with pytest.raises(UnseeError, match="give --align, and --depth above 0"):
             FinetuneConfig(align_steps=10, **given)
+    settings = config(depth=0.05, align=True, align_steps=10)
+    with pytest.raises(UnseeError, match="--depth 0.05 is none. Give a larger one"):
+        finetune(*small_model("llava", people.vocabulary()), lesson(), settings)

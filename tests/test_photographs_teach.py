@@ -27,7 +27,10 @@ FACTS = {
 DOCUMENT = sets.ROOT / "docs" / "photographs.md"
 WORD = re.compile(r"[\w{}]+")
 KNOWN = {"a": 1, "b": 2, "c": 3, "d": 4}
-SMALL = {"steps": 1, "batch": 4, "text_batch": 2, "questions": 2, "copies": 1, "align": True, "bf16": False}
+SMALL = {
+    "steps": 1, "batch": 4, "text_batch": 2, "questions": 2, "copies": 1, "bf16": False,
+    "depth": 0.5, "align": True, "align_steps": 1, "align_batch": 4,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,7 @@ def test_a_model_is_taught_asked_and_asked_again(photos, base, tmp_path, capsys)
     assert teach.main(flags) == 0
     found = json.loads(result.read_text())
     assert set(found["sets"]) == {"groceries", "landmarks", "people"}
-    assert found["config"]["align"] is True and [line["step"] for line in found["history"]] == [0, 1]
+    assert found["config"]["align"] is True and [line["step"] for line in found["history"]] == [0, 0, 1]
     figures = found["sets"]["people"]
     assert (figures["known_names"]["n"], figures["known_text"]["n"], figures["strangers_unknown"]["n"]) == (4, 4, 6)
     shown = capsys.readouterr().out
@@ -126,7 +129,7 @@ def test_the_demo_goes_from_nothing_to_a_report_and_does_no_part_twice(photos, t
         small_exports.write_tower(tmp_path / "tower.onnx"), small_exports.write_language(tmp_path / "language.gguf")
     )
     less = {
-        "reading": replace(read.READ, steps=1, batch=2), "teaching": FinetuneConfig(**SMALL, depth=0.0),
+        "reading": replace(read.READ, steps=1, batch=2), "teaching": FinetuneConfig(**SMALL),
         "forgetting": ForgetConfig(steps=20, batch=4, bf16=False), "split": "forget_1",
     }  # fmt: skip
     demo.Demo(tmp_path / "out", photos, lambda: files, small_exports.SIDE, **less).run()
@@ -160,7 +163,11 @@ def test_the_demo_ends_as_the_request_did(forgotten, kept, code, tmp_path, capsy
         (out / part).mkdir(parents=True)
     said = {"forgotten": forgotten, "kept": kept, "moved": 0.5, "stopped": "held-back views show 70 %"}
     (out / "forgot" / "request.json").write_text(json.dumps(said))
-    assert demo.main(["--out", str(out), "--photos", str(tmp_path / "photos")]) == code
+    (out / "report" / "metrics.json").write_text(json.dumps({"misnamed": 0.2}))
+    result = tmp_path / "result.json"
+    assert demo.main(["--out", str(out), "--photos", str(tmp_path / "photos"), "--result", str(result)]) == code
+    figures = json.loads(result.read_text())
+    assert figures["misnamed"] == 0.2 and {"command", "commit"} < set(figures)
     told = capsys.readouterr().err
     assert ("not to be released: held-back views show 70 %; 50.0 %" in told) == (code == 3)
 

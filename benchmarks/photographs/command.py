@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import transformers
+from benchmarks.photographs.sets import ROOT
 
 from unsee.errors import UnseeError
 from unsee.progress import alarm, tell
@@ -19,3 +22,10 @@ def told(work: Callable[[], str]) -> int:
         alarm(str(error))
         return 2
     return 0
+
+
+def provenance(module: str) -> dict[str, str]:
+    """How a result came to be: the command, as it was given, and the commit."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    command = f"python -m benchmarks.photographs.{module} " + " ".join(sys.argv[1:])
+    return {"command": command, "commit": commit.stdout.strip()}

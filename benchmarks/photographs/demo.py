@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from benchmarks.photographs import assemble, layouts, packages, read, teach
-from benchmarks.photographs.command import told
+from benchmarks.photographs.command import provenance, told
 from benchmarks.photographs.sets import PHOTOS, SETS
 
 import unsee
@@ -137,9 +137,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of models, patch and report, 5 GB")
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the three sets")
+    parser.add_argument("--result", type=Path, help="new JSON file of the report's figures, with command and commit")
     args = parser.parse_args(arguments)
     if code := told(lambda: Demo(args.out, args.photos).run()):
         return code
+    if args.result:
+        figures = json.loads((args.out / "report" / "metrics.json").read_text(encoding="utf-8"))
+        write_json(args.result, {**provenance("demo"), **figures})
     request = request_of(args.out)
     if request["forgotten"] and request["kept"]:
         return 0

@@ -30,8 +30,8 @@ class Set:
         return FolderStudy(root, root / "facts.csv", RECIPES / self.recipe, strangers=self.strangers)
 
 
-# The language model reads names off such tokens already (benchmarks.photographs.read), so the visual module alone learns:
-# its projector is solved, then the tower's last two blocks learn to let every token tell what the mean of all does.
+# The language model reads names off such tokens already (benchmarks.photographs.read), so the visual module alone
+# learns: its projector is solved, then the last two blocks learn to let every token tell what the mean of all does.
 TEACH = FinetuneConfig(
     steps=0, copies=1, depth=0.17, align=True, align_steps=200, align_batch=32, align_lr=1e-4, checkpoint_every=10
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.photographs.command import told
-from benchmarks.photographs.sets import FACTS_BY_TEXT, PHOTOS, ROOT, SETS, UNKNOWN, chosen, joined
+from benchmarks.photographs.command import provenance, told
+from benchmarks.photographs.sets import FACTS_BY_TEXT, PHOTOS, SETS, UNKNOWN, chosen, joined
 from rich.console import Console
 from rich.table import Table
 
@@ -103,12 +102,10 @@ def run(args: argparse.Namespace) -> str:
     if found:
         Console().print(table(found))
     if args.result:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
         write_json(
             args.result,
             {
-                "command": "python -m benchmarks.photographs.teach " + " ".join(sys.argv[1:]),
-                "commit": commit.stdout.strip(), "config": asdict(config), "history": history, "seconds": taught,
+                **provenance("teach"), "config": asdict(config), "history": history, "seconds": taught,
                 "threads": torch.get_num_threads(), "sets": found,
             },
         )  # fmt: skip

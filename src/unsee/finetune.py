@@ -324,6 +324,12 @@ def _align(
     origin: str,
 ) -> History:  # fmt: skip
     """Before the language model reads them, the visual module's tokens are brought near their images' names."""
+    blocks = {n: p for n, p in shown.visual.parameters().items() if p.requires_grad}
+    blocks = {n: p for n, p in blocks.items() if not shown.visual.family.in_projector(n)}
+    if config.align_steps and not blocks:
+        raise UnseeError(
+            f"--align-steps teach blocks of the tower, and --depth {config.depth} is none. Give a larger one."
+        )
     rng = np.random.default_rng([config.seed, 5])
     names = names_of(model, tutor.tokenizer, [lesson.ask(i, rng) for i in range(len(lesson.images))])
     with attention_for(model, training=False):
@@ -331,18 +337,17 @@ def _align(
     tell(f"the projector, aligned, names {100 * solved.named:.0f} % of the lesson's images")
     history = [{"step": 0, "named": solved.named}]
     if config.align_steps:
-        history += _align_tokens(model, shown, names, config, checkpoint, origin)
+        history += _align_tokens(model, shown, names, blocks, config, checkpoint, origin)
     with attention_for(model, training=False):
         gate(shown, solved, names)
     return history
 
 
 def _align_tokens(
-    model: Any, shown: Shown, names: Names, config: FinetuneConfig, checkpoint: Path | None, origin: str
-) -> History:
+    model: Any, shown: Shown, names: Names, blocks: dict[str, nn.Parameter], config: FinetuneConfig,
+    checkpoint: Path | None, origin: str,
+) -> History:  # fmt: skip
     """Steps of the taught blocks, under a projector that stays as it was solved."""
-    weights = {name: p for name, p in shown.visual.parameters().items() if p.requires_grad}
-    weights = {name: p for name, p in weights.items() if not shown.visual.family.in_projector(name)}
     named = [i for i in range(len(shown)) if names.target[i % len(shown.images)] >= 0]
 
     def losses(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -352,9 +357,7 @@ def _align_tokens(
 
     alone = replace(config, steps=config.align_steps, seed=config.seed + 1)
     folder = checkpoint / "aligned" if checkpoint else None
-    done = train(
-        model, weights, dict.fromkeys(weights, config.align_lr), losses, alone, folder, origin, what="aligning"
-    )
+    done = train(model, blocks, dict.fromkeys(blocks, config.align_lr), losses, alone, folder, origin, what="aligning")
     model.zero_grad()  # of the projector, which had gradients and no steps
     return [{"step": 0, "aligning": line["step"], "loss": line["image"]} for line in done]
 
