@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from realsize import machine
-from request import commit
 
 from unsee.data import people
 from unsee.data.study import PeopleStudy
@@ -30,6 +29,7 @@ from unsee.evaluation.engine import TransformersEngine
 from unsee.evaluation.plain import Drawn
 from unsee.files import write_json
 from unsee.progress import say
+from unsee.runs import revision
 from unsee.tiny import packaged
 from unsee.vision.module import load_full
 
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--out", required=True)
-    args, at = parser.parse_args(), commit()
+    args, at = parser.parse_args(), revision()
     command = "python benchmarks/asking.py " + " ".join(sys.argv[1:])
     write_json(args.out, {**run(args), "command": command, "commit": at, "machine": machine()})
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import PIL.Image
 import torch
-from request import VIEWS, commit
+from request import VIEWS
 
 from unsee import api, prepare
 from unsee.concepts import Concept
@@ -26,6 +26,7 @@ from unsee.data.images import load_all
 from unsee.data.study import PeopleStudy
 from unsee.files import write_json
 from unsee.progress import say
+from unsee.runs import revision
 from unsee.vision.attention import attention_for
 from unsee.vision.blocks import Upper, upper_layers
 from unsee.vision.module import Pixels, Visual, load_full
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--vanilla", required=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", required=True)
-    args, at = parser.parse_args(), commit()
+    args, at = parser.parse_args(), revision()
     study, config = PeopleStudy(), ForgetConfig()
     forget_ids, retain_ids = study.split("forget_10")
     forget, retain = study.concepts(forget_ids, VIEWS["forget"]), study.concepts(retain_ids, VIEWS["retain"])

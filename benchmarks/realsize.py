@@ -32,12 +32,12 @@ import PIL.Image
 import shapes
 import torch
 import transformers
-from request import commit
 from safetensors import safe_open
 
 from unsee.errors import NOT_TO_RELEASE
 from unsee.files import write_json
 from unsee.progress import say
+from unsee.runs import revision
 from unsee.vision.checkpoint import Checkpoint
 
 SCALED = {"llava-1.5-7b-72b": ("llava-1.5-7b", 11.1)}  # the same visual module before 72.1 billion language weights
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=math.inf, help="GiB that a process may hold before it is killed")
     parser.add_argument("--out", required=True)
     parser.add_argument("flags", nargs="*")
-    args, at = parser.parse_args(), commit()
+    args, at = parser.parse_args(), revision()
     with tempfile.TemporaryDirectory() as place:
         scratch, limit = Path(place), 1024 * args.limit
         draw_folders(scratch, args.concepts, args.side)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
@@ -29,6 +28,7 @@ from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, FolderStudy, PeopleStud
 from unsee.evaluation import tasks
 from unsee.files import write_json
 from unsee.progress import say
+from unsee.runs import revision
 from unsee.vision.module import Visual, load_full
 
 FLAGS = PHOTOS.parent / "flags"
@@ -45,10 +45,6 @@ def study_of(args: argparse.Namespace) -> Study:
         return SETS[STUDIES[args.study]].study(Path(args.root or PHOTOS))
     root = Path(args.root or FLAGS)
     return FolderStudy(root, root / "facts.csv", Path(__file__).parent.parent / "recipes" / "flags.yaml")
-
-
-def commit() -> str:
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -113,7 +109,7 @@ def main() -> None:
     parser.add_argument("--config", default="{}", help="JSON of ForgetConfig fields that differ from the defaults")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    started, at = time.time(), commit()
+    started, at = time.time(), revision()
     found = run(args)
     found |= {
         "command": "python benchmarks/request.py " + " ".join(sys.argv[1:]),

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from request import commit, study_of
+from request import study_of
 from torch import Tensor
 
 from unsee import api, rivals
@@ -42,6 +42,7 @@ from unsee.ledger.state import Share, State
 from unsee.progress import say, silence
 from unsee.rivals.job import Job
 from unsee.rivals.material import material_of
+from unsee.runs import revision
 from unsee.tiny import packaged
 from unsee.vision.module import Pixels, Visual, load_full
 
@@ -249,7 +250,7 @@ def main() -> None:
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=has_bf16(), help="bfloat16 products")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    args.at = commit()
+    args.at = revision()
     run(args)
 
 

@@ -23,7 +23,6 @@ import numpy as np
 import PIL.Image
 import torch
 from realsize import machine
-from request import commit
 from shapes import make
 
 from unsee.files import write_json
@@ -31,6 +30,7 @@ from unsee.forgetting import moments as recording
 from unsee.forgetting import nullspace
 from unsee.forgetting.moments import MomentRecorder, Moments
 from unsee.progress import say
+from unsee.runs import revision
 from unsee.vision.blocks import upper_layers
 from unsee.vision.module import Pixels, Visual, load_visual
 from unsee.vision.trace import trace
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=7)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--out", required=True)
-    args, at = parser.parse_args(), commit()
+    args, at = parser.parse_args(), revision()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.folder) if args.folder else make(args.shape, Path(scratch) / args.shape)
         visual = load_visual(folder, device=args.device)

@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from typing import get_args
 
-from request import VIEWS, brief, commit, study_of
+from request import VIEWS, brief, study_of
 
 from unsee.concepts import Request
 from unsee.config import Constraint, ForgetConfig
@@ -22,6 +22,7 @@ from unsee.evaluation import tasks
 from unsee.files import write_json
 from unsee.prepare import drawn, prepare
 from unsee.progress import say
+from unsee.runs import revision
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual, load_full
 
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--vanilla", required=True)
     parser.add_argument("--split", default="forget_10")
     parser.add_argument("--out", required=True)
-    args, at = parser.parse_args(), commit()
+    args, at = parser.parse_args(), revision()
     study = study_of(args)
     model, processor = load_full(args.vanilla)
     state = {k: v.clone() for k, v in model.state_dict().items()}

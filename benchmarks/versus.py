@@ -54,7 +54,6 @@ import torch
 from cost import Opened
 from peft import LoraConfig, get_peft_model
 from realsize import BASELINE, MIB, draw, machine, measure, memory
-from request import commit
 from shapes import SHAPES, llava, make, skeleton, stack, visual_parameters
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
@@ -65,6 +64,7 @@ from unsee.concepts import Concept, Request
 from unsee.config import ForgetConfig
 from unsee.files import write_json
 from unsee.progress import say
+from unsee.runs import revision
 from unsee.vision.attention import attention_for
 from unsee.vision.module import load_visual
 
@@ -335,7 +335,7 @@ def main() -> None:
     if args.method:
         child(args)
         return
-    at = commit()
+    at = revision()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.folder) if args.folder else make(args.shape, Path(scratch) / args.shape)
         found = compare(args, folder)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 
 import transformers
-from benchmarks.photographs.sets import ROOT
 
 from unsee.errors import UnseeError
 from unsee.progress import alarm, tell
+from unsee.runs import revision
 
 
 def told(work: Callable[[], str]) -> int:
@@ -25,7 +24,5 @@ def told(work: Callable[[], str]) -> int:
 
 
 def provenance(module: str) -> dict[str, str]:
-    """How a result came to be: the command, as it was given, and the commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
-    command = f"python -m benchmarks.photographs.{module} " + " ".join(sys.argv[1:])
-    return {"command": command, "commit": commit.stdout.strip()}
+    """How a result comes to be: the command, as it was given, and the commit. Asked before the work begins."""
+    return {"command": f"python -m benchmarks.photographs.{module} " + " ".join(sys.argv[1:]), "commit": revision()}

@@ -137,11 +137,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the three sets")
     parser.add_argument("--result", type=Path, help="new JSON file of the report's figures, with command and commit")
     args = parser.parse_args(arguments)
+    made = provenance("demo")
     if code := told(lambda: Demo(args.out, args.photos).run()):
         return code
     if args.result:
         figures = json.loads((args.out / "report" / "metrics.json").read_text(encoding="utf-8"))
-        write_json(args.result, {**provenance("demo"), **figures})
+        write_json(args.result, {**made, **figures})
     request = request_of(args.out)
     if request["forgotten"] and request["kept"]:
         return 0

@@ -30,7 +30,8 @@ from unsee.concepts import UNKNOWN
 from unsee.config import FinetuneConfig
 from unsee.data.study import Lesson
 from unsee.files import refuse_existing
-from unsee.finetune import Tutor, answer_loss, draw, text_loss, train
+from unsee.finetune import Tutor, answer_loss, draw, text_loss
+from unsee.training import train
 from unsee.vision.module import load_full
 
 READ = FinetuneConfig(steps=240, batch=16, text_batch=3, questions=2, lr=4e-4, checkpoint_every=10)

@@ -91,24 +91,20 @@ def _flags(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> str:
-    started = time.time()
+    started, made = time.time(), provenance("teach")
     config = replace(SETS[chosen(args.set)[-1]].config, **json.loads(args.config))
     studies = {name: SETS[name].study(args.photos) for name in chosen(args.set)}
     lessons = [s.lesson(s.split(args.without, args.draw)[0] if args.without else ()) for s in studies.values()]
-    history = [] if args.out.exists() else teach(lessons, args.model, args.out, config, args.cache)
+    taught: dict[str, Any] = {}  # of a model that is there already nothing is known
+    if not args.out.exists():
+        history = teach(lessons, args.model, args.out, config, args.cache)
+        taught = {"config": asdict(config), "history": history, "seconds": time.time() - started}
     model, processor = load_full(args.out)
-    taught = time.time() - started
     found = {name: measure(s, model, processor, args.views, args.facts) for name, s in studies.items() if args.views}
     if found:
         Console().print(table(found))
     if args.result:
-        write_json(
-            args.result,
-            {
-                **provenance("teach"), "config": asdict(config), "history": history, "seconds": taught,
-                "threads": torch.get_num_threads(), "sets": found,
-            },
-        )  # fmt: skip
+        write_json(args.result, {**made, **taught, "threads": torch.get_num_threads(), "sets": found})
     return f"{args.out}: taught {args.set}"
 
 

@@ -6,7 +6,7 @@ learned as if it stood alone while the image is encoded once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
@@ -24,9 +23,10 @@ from unsee.chat import chat, refuse_words
 from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
 from unsee.errors import UnseeError
-from unsee.progress import progress, tell
+from unsee.progress import tell
 from unsee.resume import History
 from unsee.shown import Shown
+from unsee.training import accelerator_here, train
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual
 from unsee.vocabulary import learn
@@ -240,11 +240,11 @@ def finetune(
     """
     torch.manual_seed(config.seed)  # of the rows for new words
     add_words(model, processor, lesson)
-    model.to(_accelerator().device)
+    model.to(accelerator_here().device)
     visual, tutor = Visual(model, processor), Tutor(model, processor)
     origin = _origin(model, lesson, config) if checkpoint else ""
     shown = Shown(visual, lesson.images, config, checkpoint, cache)
-    tower = {id(p) for n, p in visual.parameters().items() if not visual.family.in_projector(n)}
+    tower = {id(p) for p in shown.tower.values()}
     weights = dict(model.named_parameters())  # tied ones once
     peaks = {name: config.vision_lr if id(p) in tower else config.lr for name, p in weights.items()}
 
@@ -259,115 +259,9 @@ def finetune(
     return history
 
 
-def train(
-    model: Any, weights: Mapping[str, nn.Parameter], peaks: Mapping[str, float],
-    losses: Callable[[int, np.random.Generator], tuple[Tensor, Tensor]], config: FinetuneConfig,
-    checkpoint: Path | None = None, origin: str = "", begin: Callable[[], History] = list, what: str = "teaching",
-) -> History:  # fmt: skip
-    """``config.steps`` steps of AdamW on those of ``weights`` that learn, each at its peak rate. Returns the history.
-
-    ``losses``: of a step, of images and of texts. ``begin``: what comes before the first step, and its history.
-    ``checkpoint``: a folder from which an interrupted call with the same ``origin`` resumes. UnseeError: the loss is
-    not finite.
-    """
-    accelerator = _accelerator()
-    found: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in weights.items():
-        if parameter.requires_grad:
-            found.setdefault(peaks[name], []).append(parameter)
-    groups = [{"params": parameters, "peak": peak} for peak, parameters in found.items()]
-    optimizer: Any = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    first, history = resume.restore(checkpoint, weights, optimizer, origin) if checkpoint else (0, [])
-    if not history:
-        history = begin()
-        if history and checkpoint:
-            resume.save(checkpoint, weights, optimizer, origin, 0, history)
-    model.train()
-    said = ""  # the losses, told as often as they are noted: asking a GPU for them makes it wait
-    with attention_for(model, config.bf16), progress(what, config.steps) as tick:
-        for step in range(first, config.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * _rate(step, config.steps, config.warmup)
-            rng = np.random.default_rng([config.seed, step])
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bf16):
-                image, text = losses(step, rng)
-            loss = image + text
-            if not torch.isfinite(loss):
-                raise UnseeError(f"the loss is {loss.item()} at step {step}. Lower --lr (now {config.lr}).")
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(weights.values(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            if step % 20 == 19 or step == config.steps - 1:
-                history.append({"step": step + 1, "image": image.item(), "text": text.item()})
-                said = f"loss image {image.item():.3f} text {text.item():.3f}"
-            tick(step + 1, said)
-            if checkpoint and (step + 1) % config.checkpoint_every == 0:
-                resume.save(checkpoint, weights, optimizer, origin, step + 1, history)
-    model.eval()
-    return history
-
-
-def _accelerator() -> Accelerator:
-    """Always alike: a process has one choice of precision, and ours is made step by step."""
-    return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
-
-
 def _origin(model: Any, lesson: Lesson, config: FinetuneConfig) -> str:
     names = [*(image.id for image in lesson.images), str(lesson.texts)]
     return resume.origin(asdict(config), model.state_dict().values(), names)
-
-
-def _align(
-    model: Any, tutor: Tutor, shown: Shown, lesson: Lesson, config: FinetuneConfig, checkpoint: Path | None,
-    origin: str,
-) -> History:  # fmt: skip
-    """Before the language model reads them, the visual module's tokens are brought near their images' names."""
-    blocks = {n: p for n, p in shown.visual.parameters().items() if p.requires_grad}
-    blocks = {n: p for n, p in blocks.items() if not shown.visual.family.in_projector(n)}
-    if config.align_steps and not blocks:
-        raise UnseeError(
-            f"--align-steps teach blocks of the tower, and --depth {config.depth} is none. Give a larger one."
-        )
-    rng = np.random.default_rng([config.seed, 5])
-    names = names_of(model, tutor.tokenizer, [lesson.ask(i, rng) for i in range(len(lesson.images))])
-    with attention_for(model, training=False):
-        solved = align(shown, names)
-    tell(f"the projector, aligned, names {100 * solved.named:.0f} % of the lesson's images")
-    history = [{"step": 0, "named": solved.named}]
-    if config.align_steps:
-        history += _align_tokens(model, shown, names, blocks, config, checkpoint, origin)
-    with attention_for(model, training=False):
-        gate(shown, solved, names)
-    return history
-
-
-def _align_tokens(
-    model: Any, shown: Shown, names: Names, blocks: dict[str, nn.Parameter], config: FinetuneConfig,
-    checkpoint: Path | None, origin: str,
-) -> History:  # fmt: skip
-    """Steps of the taught blocks, under a projector that stays as it was solved."""
-    named = [i for i in range(len(shown)) if names.target[i % len(shown.images)] >= 0]
-
-    def losses(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        chosen = [named[i] for i in rng.choice(len(named), size=min(config.align_batch, len(named)), replace=False)]
-        loss = token_loss(shown.features(chosen), names, [names.target[i % len(shown.images)] for i in chosen])
-        return loss, torch.zeros_like(loss)
-
-    alone = replace(config, steps=config.align_steps, seed=config.seed + 1)
-    folder = checkpoint / "aligned" if checkpoint else None
-    done = train(model, blocks, dict.fromkeys(blocks, config.align_lr), losses, alone, folder, origin, what="aligning")
-    model.zero_grad()  # of the projector, which had gradients and no steps
-    return [{"step": 0, "aligning": line["step"], "loss": line["image"]} for line in done]
-
-
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate: it rises, then falls to zero along a cosine."""
-    warm = max(1, int(warmup * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
 
 
 def _image_loss(
@@ -410,3 +304,44 @@ def add_words(model: Any, processor: Any, lesson: Lesson) -> int:
     if new:
         model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     return new
+
+
+def _align(
+    model: Any, tutor: Tutor, shown: Shown, lesson: Lesson, config: FinetuneConfig, checkpoint: Path | None,
+    origin: str,
+) -> History:  # fmt: skip
+    """Before the language model reads them, the visual module's tokens are brought near their images' names."""
+    if config.align_steps and not shown.tower:
+        raise UnseeError(
+            f"--align-steps teach blocks of the tower, and --depth {config.depth} is none. Give a larger one."
+        )
+    rng = np.random.default_rng([config.seed, 5])
+    names = names_of(model, tutor.tokenizer, [lesson.ask(i, rng) for i in range(len(lesson.images))])
+    with attention_for(model, training=False):
+        solved = align(shown, names)
+    tell(f"the projector, aligned, names {100 * solved.named:.0f} % of the lesson's images")
+    history = [{"step": 0, "named": solved.named}]
+    if config.align_steps:
+        history += _align_tokens(model, shown, names, config, checkpoint, origin)
+    with attention_for(model, training=False):
+        gate(shown, solved, names)
+    return history
+
+
+def _align_tokens(
+    model: Any, shown: Shown, names: Names, config: FinetuneConfig, checkpoint: Path | None, origin: str
+) -> History:
+    """Steps of the taught blocks, under a projector that stays as it was solved."""
+    targets = [names.target[i % len(shown.images)] for i in range(len(shown))]
+    named = [i for i, target in enumerate(targets) if target >= 0]
+
+    def losses(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        chosen = [named[i] for i in rng.choice(len(named), size=min(config.align_batch, len(named)), replace=False)]
+        loss = token_loss(shown.features(chosen), names, [targets[i] for i in chosen])
+        return loss, torch.zeros_like(loss)
+
+    alone = replace(config, steps=config.align_steps, seed=config.seed + 1)
+    folder, blocks = checkpoint / "aligned" if checkpoint else None, shown.tower
+    done = train(model, blocks, dict.fromkeys(blocks, config.align_lr), losses, alone, folder, origin, what="aligning")
+    model.zero_grad()  # of the projector, which had gradients and no steps
+    return [{"step": 0, "aligning": line["step"], "loss": line["image"]} for line in done]

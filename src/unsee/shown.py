@@ -56,6 +56,12 @@ class Shown:
     def __len__(self) -> int:
         return len(self.seen)
 
+    @property
+    def tower(self) -> dict[str, nn.Parameter]:
+        """What is taught of the tower, by name."""
+        family, found = self.visual.family, self.visual.parameters().items()
+        return {name: p for name, p in found if p.requires_grad and not family.in_projector(name)}
+
     def features(self, chosen: Sequence[int]) -> list[Tensor]:
         batch = [self.seen[i] for i in chosen]
         return self.upper.features(batch) if self.upper else self.visual.features(batch)
