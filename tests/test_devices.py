@@ -11,7 +11,7 @@ import torch
 from tests.elsewhere import AWAY, Misplaced, elsewhere
 from tests.small_job import small_job
 
-from unsee import ForgetConfig, api, finetune, pretrain
+from unsee import ForgetConfig, api, finetune, pretrain, training
 from unsee.comparison.bench import Bench
 from unsee.config import FinetuneConfig, PretrainConfig
 from unsee.evaluation import answer
@@ -107,7 +107,7 @@ def adam(monkeypatch):
 
 
 def test_teaching(job, monkeypatch, adam):
-    monkeypatch.setattr(finetune, "Accelerator", Accelerator)
+    monkeypatch.setattr(training, "Accelerator", Accelerator)
     job.model.requires_grad_(True)
     config = FinetuneConfig(steps=1, batch=2, text_batch=2, questions=2)
     history = finetune.finetune(job.model, job.processor, Lesson(job), config)
