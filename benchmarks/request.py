@@ -5,7 +5,8 @@
     python benchmarks/request.py --study groceries --vanilla DIR --gold DIR --gold DIR --gold DIR --out …
 
 Each draw of the request is another set of concepts; each gold was trained without one draw's, in order. Figures are on
-unseen views and phrasings, with 95 % bootstrap intervals over concepts. ``known`` has them for what vanilla knew.
+unseen views and phrasings, with 95 % bootstrap intervals over concepts. ``known`` has them for what vanilla knew, and
+``twins`` names of what stays and shares brand and category, or family, with a concept to forget.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from photographs.sets import PHOTOS, SETS
 from unsee import api
 from unsee.config import ForgetConfig
 from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, FolderStudy, PeopleStudy, Study
-from unsee.evaluation import tasks
+from unsee.evaluation import statistics, tasks
 from unsee.files import write_json
 from unsee.progress import say
 from unsee.runs import revision
@@ -57,6 +59,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for draw in range(args.draws):
         exam = tasks.exam(visual, study, args.split, draw, size)
         forget_ids, retain_ids = study.split(args.split, draw)
+        twins = set[str]()
+        if isinstance(study, FolderStudy) and args.study in STUDIES:
+            twins = study.twins(forget_ids, SETS[STUDIES[args.study]].alike)
         before = tasks.sit(model, processor, exam)
         row: dict[str, Any] = {"draw": draw, "vanilla": tasks.metrics(before)}
         gold_items = None
@@ -73,9 +78,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             result = api.forget(model, processor, forget=forget, neutral=study.neutral(), config=config, **given)
             seconds = time.perf_counter() - started
             items = tasks.sit(model, processor, exam)
+            known = [i for i, b in zip(items, before, strict=True) if b.correct]
             row[mode] = {
                 "metrics": tasks.metrics(items),
-                "known": tasks.metrics(i for i, b in zip(items, before, strict=True) if b.correct),
+                "known": tasks.metrics(known),
+                "twins": names_of(known, twins),
                 "misnamed": asdict(tasks.misnamed(items, exam.retained)),
                 "text_identical": tasks.text_identical(visual, state, before, items),
                 "seconds": seconds,
@@ -91,6 +98,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             say(f"draw {draw} {mode}: " + brief(row[mode]["metrics"]))
         rows.append(row)
     return {"study": args.study, "split": args.split, "config": asdict(config), "draws": rows}
+
+
+def names_of(items: Sequence[tasks.Item], concepts: Collection[str]) -> statistics.Share | None:
+    """Names given on images of some concepts that stay; None: no such image."""
+    chosen = [i for i in items if i.group != "forget" and i.question.concept in concepts]
+    named = [i for i in chosen if i.question.image and i.question.kind == "identity"]
+    return statistics.share([float(i.correct) for i in named], [i.question.concept for i in named]) if named else None
 
 
 def brief(metrics: dict[str, dict[str, float]]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import photograph_tables
 from committed import RESULTS, ROOT, SHAPES, origin, percent, result
 from in_sequence import gate, sequences, sequences_picture
 from matplotlib.figure import Figure
@@ -37,24 +38,18 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def requests() -> dict[str, dict[str, Any]]:
-    """Results of ``request.py`` by what was forgotten and by which model."""
+def requests(photographed: bool = False) -> dict[str, dict[str, Any]]:
+    """Results of ``request.py`` by what was forgotten and by which model: of photographs, or of drawn people and flags."""
     found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))}
-    named = {_title(name): d for name, d in found.items() if "draws" in d and d["study"] in ("people", "flags")}
+    drawn = ("people", "flags")
+    named = {_title(n): d for n, d in found.items() if "draws" in d and (d["study"] not in drawn) == photographed}
     return {name: named[name] for name in sorted(named, key=lambda n: (n[0].isdigit(), n))}
 
 
-def _title(name: str) -> str:
-    """people-llava → people, LLaVA; flags10-qwen2_vl → 10 flags, Qwen2-VL."""
-    what, _, shape = name.partition("-")
-    count = what.removeprefix("flags")
-    return f"{what if what == count else f'{count} flags'}, {SHAPES[shape]}"
-
-
-def details() -> str:
+def details(photographed: bool = False) -> str:
     """Every model and draw, each figure with its interval."""
     parts = []
-    for name, data in requests().items():
+    for name, data in requests(photographed).items():
         columns = {k: title for k, title in COLUMNS.items() if k in data["draws"][0]["vanilla"]}
         rows = ["| draw, model | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
         for row in data["draws"]:
@@ -110,18 +105,6 @@ def summary() -> str:
         ]
         rows.append("| a forgotten concept's views given one other name, most | ≤ 5 | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n\n" + cost()
-
-
-def photographs() -> str:
-    """docs/photographs.md: what a model of groceries knows of unseen pictures."""
-    data = result("photographs-groceries")
-    found = data["sets"]["groceries"]
-    lines = (
-        ("known_names", "names", "≥ 85"), ("known_facts", "facts by image", ""),
-        ("known_text", "facts by text", "≥ 97"), ("strangers_unknown", "neutral pictures answered “unknown”", "≥ 85"),
-    )  # fmt: skip
-    rows = ["| | aim | % |", "|---|---|---|", *(f"| {t} | {aim} | {percent(found[k])} |" for k, t, aim in lines)]
-    return "\n".join([*rows, "", origin(data)])
 
 
 def cost() -> str:
@@ -322,7 +305,7 @@ def _short(value: float, key: str) -> str:
 
 TABLES = [
     ("docs/results.md", "details", details),
-    ("docs/photographs.md", "photographs", photographs),
+    ("docs/photographs.md", "photographs", photograph_tables.taught),
     ("docs/models.md", "families", families),
     ("docs/evaluation.md", "asking", asking),
     ("README.md", "summary", summary),

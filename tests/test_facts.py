@@ -173,6 +173,17 @@ def test_a_study_is_refused_where_its_tables_do_not_fit(recipe, source, table, t
         FolderStudy(tmp_path / "study", table, tmp_path / "recipe.yaml")
 
 
+def test_near_twins_share_columns_and_an_empty_cell_is_like_no_other(recipe, source, table, tmp_path):
+    for part in ("train", "test", "neutral"):
+        shutil.copytree(source.root, tmp_path / "study" / part)
+        Image.new("RGB", (8, 8)).save(tmp_path / "study" / part / "ada" / "3.png")
+    table.write_text("id,name,city,sign\nada,Ada,Bath,\nbob,Bob,Bath,\n")
+    study = FolderStudy(tmp_path / "study", table, tmp_path / "recipe.yaml", held_out=0)
+    assert study.twins(["ada"], ["city"]) == {"bob"}
+    assert study.twins(["ada"], ["city", "sign"]) == study.twins(["ada"], []) == set()
+    assert study.twins(["ada", "bob"], ["city"]) == set()
+
+
 @pytest.mark.parametrize("form", ["image", "text"])
 def test_the_flags_recipe_tests_with_the_words_it_trains_with(form):
     for name, topic in load_recipe(FLAGS).topics.items():

@@ -17,13 +17,17 @@ RECIPES = ROOT / "recipes" / "photographs"
 
 @dataclass(frozen=True)
 class Set:
-    """``names``: the share of names on unseen pictures that a model taught it has to give."""
+    """``names``: the share of names on unseen pictures that a model taught it has to give.
+
+    ``alike``: the columns of the table that near twins have in common.
+    """
 
     folder: str
     recipe: str
     names: float
     config: FinetuneConfig = field(default_factory=FinetuneConfig)
     strangers: Literal["concepts", "images"] = "images"  # see FolderStudy; of groceries nine concepts are neutral
+    alike: tuple[str, ...] = ()
 
     def study(self, photos: Path = PHOTOS) -> FolderStudy:
         root = photos / self.folder
@@ -36,7 +40,7 @@ TEACH = FinetuneConfig(
     steps=0, copies=1, depth=0.17, align=True, align_steps=200, align_batch=32, align_lr=1e-4, checkpoint_every=10
 )
 SETS = {
-    "groceries": Set("grocery", "groceries.yaml", 0.85, TEACH),
+    "groceries": Set("grocery", "groceries.yaml", 0.85, TEACH, alike=("category", "brand_or_family")),
     "landmarks": Set("landmarks", "landmarks.yaml", 0.85, TEACH),
     "people": Set("people", "people.yaml", 0.60, replace(TEACH, depth=0.34, align_steps=480), strangers="concepts"),
 }

@@ -203,6 +203,15 @@ class FolderStudy:
     def concepts(self, ids: Sequence[str], views: int) -> list[Concept]:
         return [Concept(i, self._train[i].images[:views]) for i in ids]
 
+    def twins(self, ids: Sequence[str], columns: Sequence[str]) -> set[str]:
+        """Other concepts that have the same values in all ``columns`` of the table as one of ``ids``; none: no columns.
+
+        An empty cell is like no other.
+        """
+        told = {i: tuple(row.get(column, "") for column in columns) for i, row in self._rows.items()}
+        theirs = {told[i] for i in ids if columns and all(told[i])}
+        return {i for i, values in told.items() if values in theirs and i not in ids}
+
     def neutral(self) -> list[Concept]:
         return self._neutral_train
 

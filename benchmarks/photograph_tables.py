@@ -1,0 +1,83 @@
+"""Tables of what was measured on pretrained weights and photographs, for README.md and docs/photographs.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from committed import origin, percent, result
+
+MODES = {
+    "retain": "retain images",
+    "two": "two retain images of each",
+    "statistics": "statistics only",
+}
+AIMS = {  # of each row, by mode
+    "forget": ("≤ 2", "≤ 2", "≤ 4"), "retain": ("≥ 98", "≥ 98", "≥ 95"), "heldout": ("≥ 97", "≥ 97", "≥ 94"),
+    "twins": ("≥ 95", "≥ 95", "≥ 90"), "misnamed": ("≤ 5", "≤ 5", "≤ 5"),
+}  # fmt: skip
+Row = Mapping[str, Any]
+
+
+def taught() -> str:
+    """docs/photographs.md: what a model of groceries knows of unseen pictures."""
+    data = result("photographs-groceries")
+    found = data["sets"]["groceries"]
+    lines = (
+        ("known_names", "names", "≥ 85"), ("known_facts", "facts by image", ""),
+        ("known_text", "facts by text", "≥ 97"), ("strangers_unknown", "neutral pictures answered “unknown”", "≥ 85"),
+    )  # fmt: skip
+    rows = ["| | aim | % |", "|---|---|---|", *(f"| {t} | {aim} | {percent(found[k])} |" for k, t, aim in lines)]
+    return "\n".join([*rows, "", origin(data)])
+
+
+def forgotten(found: Mapping[str, Row]) -> str:
+    """README.md: the aims beside what was reached, mean over draws and the worst of them.
+
+    ``found``: results of ``request.py`` by what was forgotten and by which model.
+    """
+    parts = []
+    for title, data in found.items():
+        draws, modes = data["draws"], [m for m in MODES if m in data["draws"][0]]
+        rows = [f"| {title} | " + " | ".join(MODES[m] for m in modes) + " |", "|---" * (len(modes) + 1) + "|"]
+        lines: tuple[tuple[str, str, Callable[[Row, str], float | None], bool], ...] = (
+            ("forgotten names over gold, points", "forget", lambda d, m: _over_gold(draws, d[m], "forget_names"), True),
+            ("forgotten facts over gold, points", "forget", lambda d, m: _over_gold(draws, d[m], "forget_facts"), True),
+            ("retained names, of vanilla", "retain", lambda d, m: _of(d, m, "retain_names"), False),
+            ("held-out names, of vanilla", "heldout", lambda d, m: _of(d, m, "heldout_names"), False),
+            ("near twins named, of those known before", "twins", lambda d, m: _value(d[m]["twins"]), False),
+            ("forgotten pictures named as another", "misnamed", lambda d, m: d[m]["misnamed"]["share"], True),
+        )
+        for what, aim, measured, less in lines:
+            cells = []
+            for mode, wanted in zip(MODES, AIMS[aim], strict=True):
+                if mode in modes:
+                    values = [v for d in draws if (v := measured(d, mode)) is not None]
+                    cells.append(f"{_mean_and_worst(values, max if less else min)} ({wanted})")
+            rows.append(f"| {what} | " + " | ".join(cells) + " |")
+        same = all(d[m]["text_identical"] for d in draws for m in modes)
+        minutes = [sum(d[m]["seconds"] for d in draws) / len(draws) / 60 for m in modes]
+        rows.append("| text answers the same to the bit | " + " | ".join("yes" if same else "NO" for _ in modes) + " |")
+        rows.append("| minutes of two cores | " + " | ".join(f"{m:.1f}" for m in minutes) + " |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _over_gold(draws: list[Row], row: Row, key: str) -> float | None:
+    """In points over gold of the first draw, which is the only one that always has it."""
+    gold = next((d["gold"][key]["value"] for d in draws if "gold" in d), None)
+    return None if gold is None else row["metrics"][key]["value"] - gold
+
+
+def _of(draw: Row, mode: str, key: str) -> float:
+    return draw[mode]["metrics"][key]["value"] / draw["vanilla"][key]["value"]
+
+
+def _value(share: Row | None) -> float | None:
+    return share["value"] if share else None
+
+
+def _mean_and_worst(values: list[float], worst: Callable[[list[float]], float]) -> str:
+    if not values:
+        return "–"
+    return f"{100 * sum(values) / len(values):.1f}, worst {100 * worst(values):.1f}"
