@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL"}
+SHAPES = {"llava": "LLaVA", "qwen2_vl": "Qwen2-VL", "internvl": "InternVL"}
 
 
 def result(name: str) -> dict[str, Any]:

@@ -36,37 +36,37 @@ def forgotten(found: Mapping[str, Row]) -> str:
 
     ``found``: results of ``request.py`` by what was forgotten and by which model.
     """
-    parts = []
-    for title, data in found.items():
-        draws, modes = data["draws"], [m for m in MODES if m in data["draws"][0]]
-        rows = [f"| {title} | " + " | ".join(MODES[m] for m in modes) + " |", "|---" * (len(modes) + 1) + "|"]
-        lines: tuple[tuple[str, str, Callable[[Row, str], float | None], bool], ...] = (
-            ("forgotten names over gold, points", "forget", lambda d, m: _over_gold(draws, d[m], "forget_names"), True),
-            ("forgotten facts over gold, points", "forget", lambda d, m: _over_gold(draws, d[m], "forget_facts"), True),
-            ("retained names, of vanilla", "retain", lambda d, m: _of(d, m, "retain_names"), False),
-            ("held-out names, of vanilla", "heldout", lambda d, m: _of(d, m, "heldout_names"), False),
-            ("near twins named, of those known before", "twins", lambda d, m: _value(d[m]["twins"]), False),
-            ("forgotten pictures named as another", "misnamed", lambda d, m: d[m]["misnamed"]["share"], True),
-        )
-        for what, aim, measured, less in lines:
-            cells = []
-            for mode, wanted in zip(MODES, AIMS[aim], strict=True):
-                if mode in modes:
-                    values = [v for d in draws if (v := measured(d, mode)) is not None]
-                    cells.append(f"{_mean_and_worst(values, max if less else min)} ({wanted})")
-            rows.append(f"| {what} | " + " | ".join(cells) + " |")
-        same = all(d[m]["text_identical"] for d in draws for m in modes)
-        minutes = [sum(d[m]["seconds"] for d in draws) / len(draws) / 60 for m in modes]
-        rows.append("| text answers the same to the bit | " + " | ".join("yes" if same else "NO" for _ in modes) + " |")
-        rows.append("| minutes of two cores | " + " | ".join(f"{m:.1f}" for m in minutes) + " |")
-        parts.append("\n".join(rows))
-    return "\n\n".join(parts)
+    return "\n\n".join(_table(title, data["draws"]) for title, data in found.items())
 
 
-def _over_gold(draws: list[Row], row: Row, key: str) -> float | None:
-    """In points over gold of the first draw, which is the only one that always has it."""
-    gold = next((d["gold"][key]["value"] for d in draws if "gold" in d), None)
-    return None if gold is None else row["metrics"][key]["value"] - gold
+def _table(title: str, draws: list[Row]) -> str:
+    modes = [mode for mode in MODES if mode in draws[0]]
+    gold = next(draw["gold"] for draw in draws if "gold" in draw)  # of other draws it may not have been taught
+
+    def over_gold(draw: Row, mode: str, key: str) -> float:
+        return draw[mode]["metrics"][key]["value"] - gold[key]["value"]
+
+    lines: tuple[tuple[str, str, Callable[[Row, str], float | None], bool], ...] = (
+        ("forgotten names over gold, points", "forget", lambda d, m: over_gold(d, m, "forget_names"), True),
+        ("forgotten facts over gold, points", "forget", lambda d, m: over_gold(d, m, "forget_facts"), True),
+        ("retained names, of vanilla", "retain", lambda d, m: _of(d, m, "retain_names"), False),
+        ("held-out names, of vanilla", "heldout", lambda d, m: _of(d, m, "heldout_names"), False),
+        ("near twins named, of those known before", "twins", lambda d, m: _value(d[m]["twins"]), False),
+        ("forgotten pictures named as another", "misnamed", lambda d, m: d[m]["misnamed"]["share"], True),
+    )
+    rows = [f"| {title} | " + " | ".join(MODES[m] for m in modes) + " |", "|---" * (len(modes) + 1) + "|"]
+    for what, aim, measured, less in lines:
+        cells = []
+        for mode, wanted in zip(MODES, AIMS[aim], strict=True):
+            if mode in modes:
+                values = [v for draw in draws if (v := measured(draw, mode)) is not None]
+                cells.append(f"{_mean_and_worst(values, max if less else min)} ({wanted})")
+        rows.append(f"| {what} | " + " | ".join(cells) + " |")
+    same = ["yes" if all(draw[m]["text_identical"] for draw in draws) else "NO" for m in modes]
+    minutes = [f"{sum(draw[m]['seconds'] for draw in draws) / len(draws) / 60:.1f}" for m in modes]
+    rows.append("| text answers the same to the bit | " + " | ".join(same) + " |")
+    rows.append("| minutes of two cores | " + " | ".join(minutes) + " |")
+    return "\n".join(rows)
 
 
 def _of(draw: Row, mode: str, key: str) -> float:

@@ -39,26 +39,46 @@ COLUMNS = {
 
 
 def requests(photographed: bool = False) -> dict[str, dict[str, Any]]:
-    """Results of ``request.py`` by what was forgotten and by which model: of photographs, or of drawn people and flags."""
+    """Results of ``request.py`` by what was forgotten and by which model: of photographs, or of drawn worlds."""
     found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))}
     drawn = ("people", "flags")
     named = {_title(n): d for n, d in found.items() if "draws" in d and (d["study"] not in drawn) == photographed}
     return {name: named[name] for name in sorted(named, key=lambda n: (n[0].isdigit(), n))}
 
 
-def details(photographed: bool = False) -> str:
+def _title(name: str) -> str:
+    """people-llava → people, LLaVA; flags10-qwen2_vl → 10 flags, Qwen2-VL."""
+    what, _, shape = name.partition("-")
+    count = what.removeprefix("flags")
+    return f"{what if what == count else f'{count} flags'}, {SHAPES[shape]}"
+
+
+def details() -> str:
+    """Of drawn worlds."""
+    parts = [_details(requests(), MODES)]
+    if drawn := curves():
+        parts.append("\n\n".join(("### Trade-off", "![Retained against forgotten names](tradeoff.png)")))
+        parts += [origin(data) for data in drawn.values()]
+    return "\n\n".join(parts)
+
+
+def photograph_details() -> str:
+    return _details(requests(photographed=True), photograph_tables.MODES)
+
+
+def _details(found: dict[str, dict[str, Any]], modes: dict[str, str]) -> str:
     """Every model and draw, each figure with its interval."""
     parts = []
-    for name, data in requests(photographed).items():
+    for name, data in found.items():
         columns = {k: title for k, title in COLUMNS.items() if k in data["draws"][0]["vanilla"]}
         rows = ["| draw, model | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
         for row in data["draws"]:
             models = {k: row[k] for k in ("vanilla", "gold") if k in row}
-            models |= {title: row[mode]["metrics"] for mode, title in MODES.items() if mode in row}
+            models |= {title: row[mode]["metrics"] for mode, title in modes.items() if mode in row}
             for title, metrics in models.items():
                 rows.append(f"| {row['draw']}, {title} | " + " | ".join(percent(metrics[k]) for k in columns) + " |")
-        worst = max(row[m]["misnamed"]["worst"] for row in data["draws"] for m in MODES if m in row)
-        text = all(row[m]["text_identical"] for row in data["draws"] for m in MODES if m in row)
+        worst = max(row[m]["misnamed"]["worst"] for row in data["draws"] for m in modes if m in row)
+        text = all(row[m]["text_identical"] for row in data["draws"] for m in modes if m in row)
         asked = data["draws"][0]["vanilla"]
         groups = {"forget_names": "forgotten", "retain_names": "retained", "heldout_names": "held-out"}
         counts = ", ".join(f"{asked[k]['n']} {title}" for k, title in groups.items())
@@ -68,9 +88,6 @@ def details(photographed: bool = False) -> str:
             f"Largest share of a forgotten concept's views given one other name: {100 * worst:.0f} %."
         )
         parts.append("\n\n".join((f"### {name}", note, "\n".join(rows), origin(data))))
-    if drawn := curves():
-        parts.append("\n\n".join(("### Trade-off", "![Retained against forgotten names](tradeoff.png)")))
-        parts += [origin(data) for data in drawn.values()]
     return "\n\n".join(parts)
 
 
