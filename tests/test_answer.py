@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,16 @@ def test_shared_features_give_what_the_processor_gives(pair):
     out = model.generate(**inputs, max_new_tokens=answer.NEW_TOKENS, do_sample=False)
     theirs = processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
     assert answer.answers(model, processor, [question], seen) == [theirs]
+
+
+def test_an_answer_has_room_for_the_longest_true_one(pair, monkeypatch):
+    model, processor = pair
+    short, rooms, real = questions()[0], list[int](), answer.greedy
+    monkeypatch.setattr(answer, "greedy", lambda *given: rooms.append(given[-1]) or real(*given))
+    seen = answer.look(model, processor, answer.open_images(Visual(model, processor), [short]))
+    for question in (short, replace(short, answer=" ".join(["pizza"] * 11))):
+        answer.answers(model, processor, [question], seen)
+    assert rooms == [answer.NEW_TOKENS, 12]  # the end is one of them
 
 
 def test_probability_is_the_geometric_mean_over_tokens(pair):

@@ -18,7 +18,7 @@ from unsee.progress import progress
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Pixels, Visual
 
-NEW_TOKENS = 8
+NEW_TOKENS = 8  # of an answer, at most; more where a true one among those asked about is longer
 LEAST_SPREAD = 1e-6  # variance below which a model is sure of a token (OpenUnlearning's min_k_plus_plus.py)
 
 
@@ -54,12 +54,14 @@ def open_images(visual: Visual, questions: Sequence[Question], drawn: Any = None
 def answers(model: Any, processor: Any, questions: Sequence[Question], seen: Seen, batch: int = 128) -> list[str]:
     """The greedy answer to each question, in the order given."""
     tutor = Tutor(model, processor)
+    # Eight tokens of "Arla natural mild low-fat yoghurt", whatever the model knows, are a wrong answer.
+    tokens = max([NEW_TOKENS, *(len(tutor.answer(q.answer)) for q in questions)])
     rows = [tutor.prompt(q, len(seen.features[q.image.id]) if q.image else 0) for q in questions]
     order = sorted(range(len(questions)), key=lambda i: (questions[i].modality, len(rows[i])))
     said = [""] * len(questions)
     with progress("asking", len(questions)) as tick:
         for part in _batches(order, questions, batch):
-            out = _generate(model, tutor, [rows[i] for i in part], [questions[i] for i in part], seen)
+            out = _generate(model, tutor, [rows[i] for i in part], [questions[i] for i in part], seen, tokens)
             for i, text in zip(part, out, strict=True):
                 said[i] = text
             tick(sum(map(bool, said)))
@@ -72,8 +74,10 @@ def _batches(order: list[int], questions: Sequence[Question], size: int) -> list
     return [g[s : s + size] for g in groups for s in range(0, len(g), size)]
 
 
-def _generate(model: Any, tutor: Tutor, rows: list[list[int]], questions: list[Question], seen: Seen) -> list[str]:
-    return greedy(model, tutor, rows, *_shown(questions, seen), NEW_TOKENS)
+def _generate(
+    model: Any, tutor: Tutor, rows: list[list[int]], questions: list[Question], seen: Seen, tokens: int
+) -> list[str]:
+    return greedy(model, tutor, rows, *_shown(questions, seen), tokens)
 
 
 def _shown(questions: Sequence[Question], seen: Seen) -> tuple[list[Tensor], list[Tensor]]:
