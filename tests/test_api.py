@@ -180,6 +180,15 @@ def test_the_rate_is_lowered_until_a_first_step_moves_little(checkpoint, sets, m
     assert all("rate" not in line for line in result.history[1:])
 
 
+def test_from_far_too_high_a_rate_one_that_moves_something_is_found(checkpoint, sets):
+    config = replace(CONFIG, max_step_drift=1e-3)
+    rates = [
+        unsee.forget(load_visual(checkpoint), None, config=replace(config, lr=lr), **sets).history[0]["rate"]
+        for lr in (CONFIG.lr, 1e3)
+    ]
+    assert 0.4 < rates[1] / rates[0] < 2.5
+
+
 def test_steps_may_be_taken_where_inputs_count_alike(checkpoint, sets):
     """The change is another one, the same each time."""
     found = [

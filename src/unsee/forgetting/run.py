@@ -25,7 +25,9 @@ from unsee.progress import progress, say
 
 CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
 PACE = 0.25  # of the way since the last look: what each further one is expected to bring
-TRIES = 8  # steps that are tried for the rate, at most: what one moves grows with its square where it is small
+# Steps that are tried for the rate, at most: what one moves grows with its square where it is small, and faster where
+# it is large, so that a guess from there is far too low. One that moves LEAST of what it may will do.
+TRIES, LEAST, FARTHEST = 10, 0.25, 0.01
 PULL, LATE = 1.4, 0.4  # how the anchor grows, and the share of the steps after which it may
 
 
@@ -292,21 +294,32 @@ class Forgetting:
         if not probe or not config.max_step_drift:
             return rate
         self.gradients(0)
+        most, within, beyond = config.max_step_drift, 0.0, math.inf
+        for _ in range(TRIES):
+            moved = self._moved(rate, probe)
+            if moved > most:
+                beyond = rate
+            else:  # as is a NaN, of which the first step tells
+                within = rate
+                if not moved < LEAST * most or beyond == math.inf:
+                    break
+            guess = rate * max((most / moved) ** 0.5, FARTHEST) if moved > 0 else math.inf
+            rate = guess if within < guess < beyond else (within * beyond) ** 0.5
+        return within or rate
+
+    def _moved(self, rate: float, probe: Sequence[Any]) -> float:
+        """How far a first step at ``rate`` moves the images of ``probe``; weights and optimiser end as they began."""
         weights = [m.weight for m in self.layers.values()]
         start, old = [w.detach().clone() for w in weights], self.module.now(probe, contrast.pooled)
-        for _ in range(TRIES):
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-            moved = self.region.drift(self.module.now(probe, contrast.pooled), old)
-            self.optimizer.state.clear()
-            with torch.no_grad():
-                for weight, was in zip(weights, start, strict=True):
-                    weight.copy_(was)
-            if not moved > config.max_step_drift:  # a NaN is told of by the first step
-                break
-            rate *= (config.max_step_drift / moved) ** 0.5
-        return rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        moved = self.region.drift(self.module.now(probe, contrast.pooled), old)
+        self.optimizer.state.clear()
+        with torch.no_grad():
+            for weight, was in zip(weights, start, strict=True):
+                weight.copy_(was)
+        return moved
 
     def delta(self) -> dict[str, Tensor]:
         return {n: m.weight.detach() - self.start[n] for n, m in self.layers.items()}
