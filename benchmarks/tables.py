@@ -26,7 +26,7 @@ from unsee.vision.families import FAMILIES
 
 MODES = {"retain": "retain images in the loss", "statistics": "statistics only"}
 FORMS = {"none": (GREY, "x"), "hard": (GOLD, "v"), "soft": (GREEN, "^"), "cumulative": (BLUE, "o")}
-SHORT = {  # columns of the comparison in the README
+SHORT = {  # columns of the overview of the comparison
     "score": "score", "forget_names": "forgotten names", "retained": "retained", "heldout": "held-out",
     "attributes": "attributes", "text": "text", "misnamed": "misnamed",
 }  # fmt: skip
@@ -132,7 +132,7 @@ def cost() -> str:
     )
     return (
         f"A whole request takes {upper} times the bare passes it needs, from the first trained block on (aim 1.3), "
-        f"and {whole} times all passes through the whole module ([cost.json](benchmarks/results/cost.json))."
+        f"and {whole} times all passes through the whole module ([cost.json](../benchmarks/results/cost.json))."
     )
 
 
@@ -270,7 +270,7 @@ def rivals_picture() -> None:
 
 
 def rivals_short() -> str:
-    """README.md: every method in every study side by side, in a picture and without intervals."""
+    """docs/results.md: every method in every study side by side, in a picture and without intervals."""
     if not (studies := compared()):
         return ""
     rows = {name: {row.model: row.cells for row in table.rows} for name, (_, table) in studies.items()}
@@ -284,9 +284,9 @@ def rivals_short() -> str:
         lines.append(f"| {f'**{model}**' if model.startswith('unsee') else model} | " + " | ".join(cells) + " |")
     study = next(iter(studies.values()))[0].study
     note = f"{study['trials']} trials each, then {study['seeds']} seeds"
-    files = ", ".join(f"[{name}.json](benchmarks/results/{name}.json)" for name in studies)
+    files = ", ".join(f"[{name}.json](../benchmarks/results/{name}.json)" for name in studies)
     return "\n\n".join(
-        ["![What every method forgets and keeps](docs/rivals.svg)", "\n".join(lines), f"{note} ({files})."]
+        ["![What every method forgets and keeps](rivals.svg)", "\n".join(lines), f"{note} ({files})."]
     )
 
 
@@ -325,9 +325,9 @@ TABLES = [
     ("docs/photographs.md", "photographs", photograph_tables.taught),
     ("docs/models.md", "families", families),
     ("docs/evaluation.md", "asking", asking),
-    ("README.md", "summary", summary),
+    ("docs/results.md", "summary", summary),
     ("README.md", "sizes", sizes),
-    ("README.md", "rivals", rivals_short),
+    ("docs/results.md", "overview", rivals_short),
     ("docs/results.md", "rivals", rivals_full),
     ("docs/results.md", "sequences", sequences),
     ("docs/requests.md", "gate", gate),

@@ -35,9 +35,9 @@ class Set:
 
 
 # The language model reads names off such tokens already (benchmarks.photographs.read), so the visual module alone
-# learns: its projector is solved, then the last two blocks learn to let every token tell what the mean of all does.
+# learns: its projector is solved, then the last three blocks learn to let every token tell what the mean of all does.
 TEACH = FinetuneConfig(
-    steps=0, copies=1, depth=0.17, align=True, align_steps=200, align_batch=32, align_lr=1e-4, checkpoint_every=10
+    steps=0, copies=2, depth=0.25, align=True, align_steps=400, align_batch=32, align_lr=1e-4, checkpoint_every=10
 )
 SETS = {
     "groceries": Set("grocery", "groceries.yaml", 0.85, TEACH, alike=("category", "brand_or_family")),
