@@ -31,6 +31,7 @@ from unsee.evaluation import statistics, tasks
 from unsee.files import write_json
 from unsee.progress import say
 from unsee.runs import revision
+from unsee.untrusted import read_yaml
 from unsee.vision.module import Visual, load_full
 
 FLAGS = PHOTOS.parent / "flags"
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model, processor = load_full(args.vanilla)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     visual = Visual(model, processor)
-    config = replace(ForgetConfig(), **json.loads(args.config))
+    given = read_yaml(args.config) if Path(args.config).is_file() else json.loads(args.config)
+    config = replace(ForgetConfig(), **given)
     rows: list[dict[str, Any]] = []
     for draw in range(args.draws):
         exam = tasks.exam(visual, study, args.split, draw, size)
@@ -71,11 +73,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         forget = study.concepts(forget_ids, VIEWS["forget"])
         retain = study.concepts(retain_ids, VIEWS["retain"])
         for mode in args.modes.split(","):
-            given: dict[str, Any] = {"retain": study.concepts(retain_ids, VIEWS.get(mode, 0))}
+            shown: dict[str, Any] = {"retain": study.concepts(retain_ids, VIEWS.get(mode, 0))}
             if mode == "statistics":
-                given = {"statistics": api.statistics(model, processor, retain)}
+                shown = {"statistics": api.statistics(model, processor, retain, config)}
             started = time.perf_counter()
-            result = api.forget(model, processor, forget=forget, neutral=study.neutral(), config=config, **given)
+            result = api.forget(model, processor, forget=forget, neutral=study.neutral(), config=config, **shown)
             seconds = time.perf_counter() - started
             items = tasks.sit(model, processor, exam)
             known = [i for i, b in zip(items, before, strict=True) if b.correct]
@@ -120,8 +122,10 @@ def main() -> None:
     parser.add_argument("--split", default="forget_10")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--modes", default="retain,statistics", help="of retain, two (pictures of each), statistics")
-    parser.add_argument("--config", default="{}", help="JSON of ForgetConfig fields that differ from the defaults")
-    parser.add_argument("--bf16", action="store_true", help="questions are asked in bfloat16: faster on some processors")
+    parser.add_argument("--config", default="{}", help="ForgetConfig fields that differ: JSON, or a YAML file")
+    parser.add_argument(
+        "--bf16", action="store_true", help="questions are asked in bfloat16: faster on some processors"
+    )
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     started, at = time.time(), revision()

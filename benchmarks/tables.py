@@ -285,9 +285,7 @@ def rivals_short() -> str:
     study = next(iter(studies.values()))[0].study
     note = f"{study['trials']} trials each, then {study['seeds']} seeds"
     files = ", ".join(f"[{name}.json](../benchmarks/results/{name}.json)" for name in studies)
-    return "\n\n".join(
-        ["![What every method forgets and keeps](rivals.svg)", "\n".join(lines), f"{note} ({files})."]
-    )
+    return "\n\n".join(["![What every method forgets and keeps](rivals.svg)", "\n".join(lines), f"{note} ({files})."])
 
 
 def rivals_full() -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from benchmarks.photographs import assemble, layouts, packages, read, teach
 from benchmarks.photographs.command import provenance, told
-from benchmarks.photographs.sets import PHOTOS, SETS
+from benchmarks.photographs.sets import FORGET, PHOTOS, SETS
 
 import unsee
 from unsee import api
@@ -39,8 +39,6 @@ SET = SETS["groceries"]
 SIZE = tasks.Size(forget=5, retain=2, heldout=3, strangers=75, facts=1)
 # On two cores without bfloat16 units: a step of reading takes some 8 s, one of teaching 2, a picture 0.1 to 0.2 s.
 MINUTES = {"model": 1, "reader": 35, "vanilla": 15, "gold": 12, "forgot": 12, "report": 15}
-# The defaults were found on drawn worlds and do not serve photographs yet: benchmarks/LOG.md, 29 November.
-FORGET = ForgetConfig(depth=0.0, whiten=0.05, max_step_drift=0.002, lr=0.03, batch=16, steps=100, keep=200, penalty=100)
 
 
 class Demo:

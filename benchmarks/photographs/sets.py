@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from unsee.config import FinetuneConfig
+from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data.study import FolderStudy, Lesson
+from unsee.untrusted import read_yaml
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT.parent / "shared" / "data" / "photos"
@@ -44,6 +45,7 @@ SETS = {
     "landmarks": Set("landmarks", "landmarks.yaml", 0.85, TEACH),
     "people": Set("people", "people.yaml", 0.60, replace(TEACH, depth=0.34, align_steps=480), strangers="concepts"),
 }
+FORGET = ForgetConfig(**read_yaml(RECIPES / "forget.yaml"))
 FACTS_BY_TEXT, UNKNOWN = 0.97, 0.85  # the aims of every set
 
 
