@@ -321,6 +321,8 @@ def _short(value: float, key: str) -> str:
 TABLES = [
     ("docs/results.md", "details", details),
     ("docs/photographs.md", "photographs", photograph_tables.taught),
+    ("docs/photographs.md", "forgotten", photograph_details),
+    ("README.md", "photographs", lambda: photograph_tables.forgotten(requests(photographed=True))),
     ("docs/models.md", "families", families),
     ("docs/evaluation.md", "asking", asking),
     ("docs/results.md", "summary", summary),

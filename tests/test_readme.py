@@ -71,7 +71,7 @@ def test_the_commands_of_a_ledger(desk, make_images):
 
 def test_the_make_targets_exist():
     makefile = (README.parent / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.M):
+    for target in re.findall(r"^make ([\w-]+)", "\n".join(blocks("sh")), re.M):
         assert re.search(rf"^{target}:", makefile, re.M)
 
 

@@ -34,8 +34,7 @@ class ForgetConfig:
     lr: float = 3e-3
     """peak learning rate; lowered where --max-step-drift says so"""
     max_step_drift: float = 0.3
-    """most that a first step at the peak rate may move what stays, in squared distance of features over their variance;
-    0: no matter how far"""
+    """most that a first step may move what stays, as a share of its features' variance; 0: no matter how far"""
     temperature: float = 0.1
     """of the contrast"""
     floor: float = 0.05
@@ -65,8 +64,7 @@ class ForgetConfig:
     settled_most: float = 0.0
     """weight of all of them together, at most; 0: as many times --settled as there are"""
     whiten: float = 0.0
-    """steps are taken where all directions of a layer's retained inputs count alike, damped by this share of their mean
-    energy, the largest left out; 0: along the weights"""
+    """natural-gradient steps, damped by so many times the mean energy of retained inputs; 0: along the weights"""
     soft_ratio: float = 0.03
     """soft null space: damping as a share of the mean eigenvalue"""
     hard_rule: Literal["absolute", "ratio", "tail", "cumulative"] = "tail"
@@ -74,8 +72,7 @@ class ForgetConfig:
     hard_value: float = 0.01
     """the rule's threshold"""
     depth: float = 0.2
-    """share of the tower's blocks that train, the last ones, and all after them; what is below runs once per image; 0:
-    the projector alone"""
+    """share of the tower's blocks that train, the last ones, and all after them; 0: the projector alone"""
     attention: bool = True
     """train the projections of their attention too"""
     layers: str = ""
