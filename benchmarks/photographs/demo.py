@@ -96,7 +96,8 @@ class Demo:
         model, processor = load_full(self.out / "vanilla")
         visual, state = Visual(model, processor), {name: t.clone() for name, t in model.state_dict().items()}
         exam = tasks.exam(visual, self.study, self.split, size=SIZE)
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
+        # Without its cache, which would ask the model that has forgotten with the weights of before.
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16(), cache_enabled=False):
             vanilla = tasks.sit(model, processor, exam, probabilities=False)
             gold = tasks.sit(load_full(self.out / "gold")[0], processor, exam, probabilities=False)
             Patch.load(self.out / "forgot" / "patch").apply(model)
