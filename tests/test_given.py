@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests import families
 
 import unsee
 from unsee import Concept, ForgetConfig, UnseeError, load_full, prepare, read_folder
+from unsee.vision.given import in_float32, visual_of
 
 CONFIG = ForgetConfig(steps=1, batch=2, stop=0, replay=0, bf16=False)
 HALVES = (torch.float16, torch.bfloat16)
@@ -43,8 +45,6 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("name", [*families.SUPPORTED, *families.OTHERS])
 def test_a_half_models_module_is_that_of_its_widened_copy(name, dtype):
     """What is read and trained in float32 is what the same weights give in float32, and goes back bit by bit."""
-    from unsee.vision.given import in_float32, visual_of
-
     model, processor = families.build(name)
     wide = visual_of(model.to(dtype).float(), processor)
     pixels = wide.pixels([PIL.Image.effect_noise((56, 40), 90).convert("RGB")])
@@ -81,6 +81,25 @@ def test_what_is_set_around_the_call_changes_nothing(around, full, sets, expecte
     with around():
         result = unsee.forget(*full, **sets, config=CONFIG)
     assert same(result.patch.tensors, expected)
+
+
+def test_within_autocast_the_model_that_has_forgotten_is_seen_and_the_one_put_back(full, sets):
+    """autocast keeps what it made of weights, and does not see that they have changed."""
+    visual = visual_of(*full)
+    pixels = visual.pixels([PIL.Image.effect_noise((56, 40), 90).convert("RGB")])
+
+    def now() -> torch.Tensor:
+        return visual.features(pixels)[0].detach()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        before = now()
+        result = unsee.forget(*full, **sets, config=replace(CONFIG, lr=0.1, max_step_drift=0))
+        forgot = now()
+        result.undo.apply(full[0])
+        again = now()
+    result.patch.apply(full[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(now(), forgot) and not torch.equal(before, forgot) and torch.equal(before, again)
 
 
 def test_a_compiled_model_and_one_in_training_are_served(full, sets, expected):

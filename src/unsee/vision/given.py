@@ -96,6 +96,7 @@ def in_float32(visual: Visual) -> Iterator[None]:
             visual.stored = {}
             for module in mode:
                 module.training = True
+            torch.clear_autocast_cache()  # of a caller, whose autocast would go on with the weights of before
 
 
 def _buffers(visual: Visual) -> dict[str, Tensor]:

@@ -113,6 +113,7 @@ class Patch:
         with torch.no_grad():
             for disk, value in self.tensors.items():
                 state[names[disk]].copy_(value)
+        torch.clear_autocast_cache()  # of a caller, whose autocast would go on with the weights of before
 
     def check(self, found: Mapping[str, Tensor]) -> None:
         """UnseeError: ``found``, by name on disk, is not what the patch was made from."""
