@@ -42,7 +42,7 @@ TEACH = FinetuneConfig(
 )
 SETS = {
     "groceries": Set("grocery", "groceries.yaml", 0.85, TEACH, alike=("category", "brand_or_family")),
-    "landmarks": Set("landmarks", "landmarks.yaml", 0.85, TEACH),
+    "landmarks": Set("landmarks", "landmarks.yaml", 0.85, TEACH, alike=("country", "type")),
     "people": Set("people", "people.yaml", 0.60, replace(TEACH, depth=0.34, align_steps=480), strangers="concepts"),
 }
 FORGET = ForgetConfig(**read_yaml(RECIPES / "forget.yaml"))
