@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from unsee.evaluation.tasks import Item
 from unsee.report.plots import BLUE, GREY
 
-COLUMNS, SIDE, WIDTH = 6, 224, 24  # pictures in a row, pixels, letters in a line
+COLUMNS, SIDE, WIDTH = 6, 224, 20  # pictures in a row, pixels, letters in a line
 
 
 def draw(vanilla: Sequence[Item], ours: Sequence[Item], twins: Collection[str], out: Path) -> None:
@@ -22,18 +22,19 @@ def draw(vanilla: Sequence[Item], ours: Sequence[Item], twins: Collection[str], 
     Of each the first picture of the exam that the model named before, whatever it says now.
     """
     rows = (_chosen(vanilla, ours, ("forget",), ()), _chosen(vanilla, ours, ("retain", "heldout"), twins))
-    figure = Figure(figsize=(1.9 * COLUMNS, 5.4), layout="constrained")
+    figure = Figure(figsize=(1.8 * COLUMNS, 5.0))
     panels = figure.subplots(len(rows), COLUMNS, squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.08, top=0.92, wspace=0.1, hspace=0.3)
     for axes in panels.flat:
         axes.axis("off")
     for row, pairs, colour in zip(panels, rows, (BLUE, GREY), strict=True):
         for axes, (before, after) in zip(row, pairs, strict=False):
             assert before.question.image
             axes.imshow(_square(before.question.image.load()))
-            axes.set_title(f"before: {fill(before.given, WIDTH)}", fontsize=8)
+            axes.set_title(fill(f"before: {before.given}", WIDTH), fontsize=8)
             axes.text(
-                0.5, -0.04, f"after: {fill(after.given, WIDTH)}", transform=axes.transAxes, ha="center", va="top",
-                fontsize=9, weight="bold", color=colour,
+                0.5, -0.04, fill(f"after: {after.given}", WIDTH), transform=axes.transAxes, ha="center", va="top",
+                fontsize=8, weight="bold", color=colour,
             )  # fmt: skip
     figure.savefig(out, dpi=100, metadata={"Software": None})
 
