@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from committed import RESULTS, origin, percent, result
+from photographs.sets import SETS
 
-SETS = {"groceries": 85, "landmarks": 85, "people": 60}  # names that a model has to give, in per cent
 MODES = {
     "retain": "retain images",
     "two": "two retain images of each",
@@ -30,7 +30,7 @@ def taught() -> str:
     rows = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, data in found.items():
         cells = [percent(data["sets"][name][key]) for key in columns]
-        cells[0] += f" (≥ {SETS[name]})"
+        cells[0] += f" (≥ {100 * SETS[name].names:.0f})"
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*rows, "", *(f"- {origin(data)}" for data in found.values())])
 

@@ -61,9 +61,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for draw in range(args.draws):
         exam = tasks.exam(visual, study, args.split, draw, size)
         forget_ids, retain_ids = study.split(args.split, draw)
-        twins = set[str]()
-        if isinstance(study, FolderStudy) and args.study in STUDIES:
-            twins = study.twins(forget_ids, SETS[STUDIES[args.study]].alike)
         before = tasks.sit(model, processor, exam)
         row: dict[str, Any] = {"draw": draw, "vanilla": tasks.metrics(before)}
         gold_items = None
@@ -84,7 +81,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             row[mode] = {
                 "metrics": tasks.metrics(items),
                 "known": tasks.metrics(known),
-                "twins": names_of(known, twins),
+                "twins": names_of(known, study.twins(forget_ids)),
                 "misnamed": asdict(tasks.misnamed(items, exam.retained)),
                 "text_identical": tasks.text_identical(visual, state, before, items),
                 "seconds": seconds,

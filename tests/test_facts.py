@@ -178,10 +178,12 @@ def test_near_twins_share_columns_and_an_empty_cell_is_like_no_other(recipe, sou
         shutil.copytree(source.root, tmp_path / "study" / part)
         Image.new("RGB", (8, 8)).save(tmp_path / "study" / part / "ada" / "3.png")
     table.write_text("id,name,city,sign\nada,Ada,Bath,\nbob,Bob,Bath,\n")
-    study = FolderStudy(tmp_path / "study", table, tmp_path / "recipe.yaml", held_out=0)
-    assert study.twins(["ada"], ["city"]) == {"bob"}
-    assert study.twins(["ada"], ["city", "sign"]) == study.twins(["ada"], []) == set()
-    assert study.twins(["ada", "bob"], ["city"]) == set()
+    city, both, none = (
+        FolderStudy(tmp_path / "study", table, tmp_path / "recipe.yaml", held_out=0, alike=alike)
+        for alike in (["city"], ["city", "sign"], [])
+    )
+    assert city.twins(["ada"]) == {"bob"}
+    assert both.twins(["ada"]) == none.twins(["ada"]) == city.twins(["ada", "bob"]) == set()
 
 
 @pytest.mark.parametrize("form", ["image", "text"])

@@ -96,8 +96,7 @@ class Demo:
         model, processor = load_full(self.out / "vanilla")
         visual, state = Visual(model, processor), {name: t.clone() for name, t in model.state_dict().items()}
         exam = tasks.exam(visual, self.study, self.split, size=SIZE)
-        # Without its cache, which would ask the model that has forgotten with the weights of before.
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16(), cache_enabled=False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
             vanilla = tasks.sit(model, processor, exam, probabilities=False)
             gold = tasks.sit(load_full(self.out / "gold")[0], processor, exam, probabilities=False)
             Patch.load(self.out / "forgot" / "patch").apply(model)
@@ -125,7 +124,7 @@ class Demo:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", rows | figures)
             write_page(folder / "report.html", page)
-            picture.draw(vanilla, ours, self.study.twins(self.forget, SET.alike), folder / "pictures.png")
+            picture.draw(vanilla, ours, self.study.twins(self.forget), folder / "pictures.png")
 
 
 def request_of(out: Path) -> dict[str, Any]:

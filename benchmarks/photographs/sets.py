@@ -18,10 +18,7 @@ RECIPES = ROOT / "recipes" / "photographs"
 
 @dataclass(frozen=True)
 class Set:
-    """``names``: the share of names on unseen pictures that a model taught it has to give.
-
-    ``alike``: the columns of the table that near twins have in common.
-    """
+    """``names``: the share of names on unseen pictures that a model taught it has to give."""
 
     folder: str
     recipe: str
@@ -32,7 +29,7 @@ class Set:
 
     def study(self, photos: Path = PHOTOS) -> FolderStudy:
         root = photos / self.folder
-        return FolderStudy(root, root / "facts.csv", RECIPES / self.recipe, strangers=self.strangers)
+        return FolderStudy(root, root / "facts.csv", RECIPES / self.recipe, strangers=self.strangers, alike=self.alike)
 
 
 # The language model reads names off such tokens already (benchmarks.photographs.read), so the visual module alone

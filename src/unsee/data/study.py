@@ -39,6 +39,10 @@ class Study(Protocol):
         """Training images of concepts."""
         ...
 
+    def twins(self, ids: Sequence[str]) -> set[str]:
+        """Other concepts that nearly look like one of ``ids``."""
+        ...
+
     def neutral(self) -> list[Concept]: ...
 
     def ask(self, id: str, image: ImageRef, rng: np.random.Generator) -> list[Question]:
@@ -119,6 +123,9 @@ class PeopleStudy:
     def concepts(self, ids: Sequence[str], views: int) -> list[Concept]:
         return [Concept(i, self.views_of(i, views)) for i in ids]
 
+    def twins(self, ids: Sequence[str]) -> set[str]:
+        return set()
+
     def neutral(self, n: int = 600, views: int = 2) -> list[Concept]:
         return [Concept(s.id, people.train_views(s, views)) for s in people.strangers(n, "neutral")]
 
@@ -139,14 +146,14 @@ class FolderStudy:
     """Real images: ``root/train``, ``root/test``, ``root/neutral`` in ImageFolder layout and a table of facts.
 
     ``strangers``: what the test has of the neutral part: a third of its concepts, or, where it has only a few large
-    ones, a third of each one's images.
+    ones, a third of each one's images. ``alike``: the columns of the table that near twins have in common.
     """
 
     def __init__(
         self, root: Path | str, table: Path | str, recipe: Path | str, held_out: int = 20, seed: int = 0,
-        strangers: Literal["concepts", "images"] = "concepts",
+        strangers: Literal["concepts", "images"] = "concepts", alike: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        root = Path(root)
+        root, self._alike = Path(root), tuple(alike)
         self.recipe: Recipe = load_recipe(recipe)
         self._train, self._test, self._neutral = (
             {c.id: c for c in read_folder(root / part).concepts} for part in ("train", "test", "neutral")
@@ -203,13 +210,10 @@ class FolderStudy:
     def concepts(self, ids: Sequence[str], views: int) -> list[Concept]:
         return [Concept(i, self._train[i].images[:views]) for i in ids]
 
-    def twins(self, ids: Sequence[str], columns: Sequence[str]) -> set[str]:
-        """Other concepts that have the same values in all ``columns`` of the table as one of ``ids``; none: no columns.
-
-        An empty cell is like no other.
-        """
-        told = {i: tuple(row.get(column, "") for column in columns) for i, row in self._rows.items()}
-        theirs = {told[i] for i in ids if columns and all(told[i])}
+    def twins(self, ids: Sequence[str]) -> set[str]:
+        """Other concepts that agree with one of ``ids`` in all columns ``alike``; an empty cell agrees with none."""
+        told = {i: tuple(row.get(column, "") for column in self._alike) for i, row in self._rows.items()}
+        theirs = {told[i] for i in ids if self._alike and all(told[i])}
         return {i for i, values in told.items() if values in theirs and i not in ids}
 
     def neutral(self) -> list[Concept]:

@@ -24,7 +24,7 @@ class ProjectedAdam(torch.optim.Optimizer):
     their own master copies: float32 or float64, since rounding a half-precision sum leads out of the null space.
     ``whitened``: of a weight a symmetric S [d, d] (``nullspace.whitening``): the step is that of U in W = U S, and its
     length is divided by that of the layer's gradients, one number, not element by element. Else what hardly has a
-    gradient moves as far as what has one: of drawn people the retained outputs moved 23 times as far.
+    gradient moves as far as what has one: of groceries the retained outputs moved four times as far.
     Projectors and S are not in ``state_dict``: make the optimiser with the same ones before ``load_state_dict``, and it
     continues to the bit.
     UnseeError: no parameter, a half-precision one, a projector that does not fit.
