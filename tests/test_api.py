@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import unsee
-from unsee import ForgetConfig, UnseeError, load_full, load_visual, read_folder
+from unsee import ForgetConfig, UnseeError, load_full, load_visual, prepare, read_folder
 from unsee.data.study import PeopleStudy
 from unsee.forgetting import replay
 from unsee.forgetting.penalty import Settled, beyond
@@ -132,9 +132,17 @@ def test_what_is_gone_is_drawn_from_its_statistics(checkpoint, sets, capsys, mon
     few["retain"] = sets["retain"]
     shown = last()
     assert last(lookalikes=8)["keep"] != shown["keep"] == last(replay=0)["keep"]
+    beside = last(replay=8, replay_always=True)
+    assert beside["keep"] != shown["keep"] == last(replay=0, replay_always=True)["keep"]
     with monkeypatch.context() as one:  # drawn where the concept is, they show it: none is left
         one.setattr(replay, "NEAR", (1.0, 1.0))
         assert last(lookalikes=8) == shown
+    told = few.pop("statistics")  # from what the request sees of the retained images itself
+    assert last(replay=8, replay_always=True)["keep"] != last()["keep"] == shown["keep"]
+    with monkeypatch.context() as one:
+        one.setattr(prepare, "DISTRIBUTION", 0)
+        assert last(replay=8, replay_always=True)["keep"] != shown["keep"]
+    few["statistics"] = told
     del few["retain"]
     assert "nothing can be drawn" not in capsys.readouterr().err
     with pytest.raises(UnseeError, match="Record them with as much depth: unsee statistics --depth 0.6"):

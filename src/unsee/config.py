@@ -55,6 +55,8 @@ class ForgetConfig:
     """weight of the cumulative penalty at the start; halved as often as the target would not leave in time"""
     replay: int = 1200
     """retained images that are drawn from their statistics where they are gone; 0: none"""
+    replay_always: bool = False
+    """draw them beside retained images too, which training may have fitted too closely to speak for unseen ones"""
     lookalikes: int = 0
     """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
     crowd: int = 0

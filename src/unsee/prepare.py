@@ -103,22 +103,26 @@ def prepare(
             with MomentRecorder(layers) if wanted else nullcontext() as recorder:
                 shown[kind] = look(upper, concepts, f"{kind} images", fill(concepts), config.seed + 2, recorder)
             if recorder:
-                replay, pictures = _distribution(upper, shown[kind]), tuple(sorted(pictures_of(concepts)))
+                replay, pictures = _distribution(upper, shown[kind], config), tuple(sorted(pictures_of(concepts)))
                 recorded.append(replace(recorder.moments(at_base), replay=replay, pictures=pictures))
         moments = recorded[0]
-        neutral, retain, near = shown["neutral"], shown["retain"], Images([], [])
-        if (config.lookalikes or (config.replay and not retain.pixels)) and _fits(upper, moments, train):
-            retain = retain if retain.pixels else drawn(upper, moments, train, config)
-            near = lookalikes(upper, moments, train, config)
-    if near.pixels or (neutral.pixels and not reference):
+        neutral, retain, beside = shown["neutral"], shown["retain"], Images([], [])
+        replayed = config.replay and (config.replay_always or not retain.pixels)
+        if (config.lookalikes or replayed) and _fits(upper, moments, train):
+            beside += lookalikes(upper, moments, train, config)
+            if retain.pixels and replayed:
+                beside += drawn(upper, moments, train, config)
+            elif replayed:
+                retain = drawn(upper, moments, train, config)
+    if beside.pixels or (neutral.pixels and not reference):
         region = Region(config.region, train, neutral, retain, aims)
-        near = _others(near, region)
+        beside = _others(beside, region)
         neutral = neutral if reference else _unlike(neutral, region)
     if folder:
         moments = moments.on_disk(folder / MOMENTS)
     sets, dtypes = (train, check, neutral, retain), _stored(visual, trained)
     started = {n: base[n].to(m.weight.device) for n, m in layers.items()} if base else None
-    return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs, near)
+    return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs, beside)
 
 
 @contextmanager
@@ -288,7 +292,7 @@ class _Distribution:
 
     def add(self, shown: Images) -> None:
         entered = _entered(shown)
-        self.some += entered or []
+        self.some += entered or ()
         if entered is None:
             self.fitted.append(None)
         elif sum(map(len, self.some)) > 2 * directions(self.some[0][0].numel()):  # many at once lose less
@@ -301,7 +305,7 @@ class _Distribution:
         return self.fitted
 
 
-def _entered(shown: Images) -> list[Tensor] | None:
+def _entered(shown: Images) -> Iterator[Tensor] | None:
     """What entered the upper part, concept by concept: ``[images, …]``. None: it differs in shape, or nothing did."""
     inputs = [p[HIDDEN] for p in shown.pixels if HIDDEN in p]
     if len(inputs) < len(shown) or len({p["pixel_values"].shape for p in shown.pixels}) != 1:
@@ -309,13 +313,13 @@ def _entered(shown: Images) -> list[Tensor] | None:
     groups: dict[str, list[Any]] = {}
     for concept, hidden in zip(shown.concepts, inputs, strict=True):
         groups.setdefault(concept, []).append(hidden)
-    return [torch.stack([h() for h in group]) for group in groups.values()]
+    return (torch.stack([h() for h in group]) for group in groups.values())
 
 
-def _distribution(upper: Upper, shown: Images) -> Replay | None:
-    """Of what entered the upper part, for a later request; None where it takes too much beside this one."""
+def _distribution(upper: Upper, shown: Images, config: ForgetConfig) -> Replay | None:
+    """Of what entered the upper part; None where it takes too much, and would serve a later request alone."""
     first = next((p[HIDDEN]() for p in shown.pixels if HIDDEN in p), torch.empty(0))
-    if len(shown) * first.nbytes > DISTRIBUTION:
+    if not (config.lookalikes or config.replay_always) and len(shown) * first.nbytes > DISTRIBUTION:
         return None
     entered = _entered(shown)
     return Replay.fit(entered, upper.block) if entered else None

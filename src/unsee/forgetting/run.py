@@ -70,7 +70,7 @@ class Module(Protocol):
 class Forgetting:
     """The loop. ``forget`` is trained on; ``check`` (held-back and augmented views) only tells when to stop.
 
-    ``lookalikes``: drawn images that are to stay as retained ones are, and tell nothing of how concepts differ.
+    ``drawn``: images, beside retained ones, that are to stay as those are, and tell nothing of how concepts differ.
     ``dtypes``: in which a layer's weight will be stored, where that is not float32. ``inputs``: tell the request from
     others, so that only itself resumes from its checkpoint.
     """
@@ -90,7 +90,7 @@ class Forgetting:
         reference: Sequence[Tensor] = (),
         dtypes: Mapping[str, torch.dtype] | None = None,
         inputs: Sequence[str] = (),
-        lookalikes: Images | None = None,
+        drawn: Images | None = None,
     ) -> None:
         self.module, self.layers, self.config = module, layers, config
         self.forget, self.check, self.neutral, self.retain = forget, check, neutral, retain
@@ -99,9 +99,9 @@ class Forgetting:
         self.base = base or self.start
         self.settled = settled or penalty.Settled.empty()
         self.reference, self.inputs = reference, inputs
-        self.lookalikes, self.stay = lookalikes or Images([], []), Images([], [])
+        self.drawn, self.stay = drawn or Images([], []), Images([], [])
         self.stay += retain
-        self.stay += self.lookalikes
+        self.stay += self.drawn
         self.history: resume.History = []
         self.region = Region(config.region, forget, neutral, retain, reference)
         self._prepare_constraint()
@@ -150,7 +150,7 @@ class Forgetting:
         images = (self.forget, self.check, self.neutral, self.retain if retain is None else retain)
         return Forgetting(
             self.module, layers, *images, self.moments, config, self.base, self.settled, self.reference, self.dtypes,
-            self.inputs, self.lookalikes,
+            self.inputs, self.drawn,
         )  # fmt: skip
 
     def gradients(self, step: int) -> dict[str, Tensor]:
