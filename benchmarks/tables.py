@@ -196,13 +196,16 @@ def families() -> str:
 def sizes() -> str:
     """README.md: what ``realsize.py`` measured."""
     found = {name: result(name) for name in sorted(path.stem for path in RESULTS.glob("realsize*.json"))}
-    rows = ["| checkpoint | on disk | read | inspect | forget: peak memory | over what it needs |", "|---" * 6 + "|"]
+    columns = ("checkpoint", "on disk", "read", "inspect", "peak memory", "over what it needs", "preparation", "a step")
+    rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for run in (run for data in found.values() for run in data["runs"]):
-        need, forget = run["denominator"], run["forget"]
+        need, forget, took = run["denominator"], run["forget"], run["run_seconds"]
+        steps = int(run["flags"][run["flags"].index("--steps") + 1])
         rows.append(
             f"| {run['shape']} | {run['weights_bytes'] / 1e9:.1f} GB | {run['visual_bytes'] / 1e9:.2f} GB | "
             f"{run['inspect']['seconds']:.1f} s | {forget['peak_mib'] / 1024:.2f} GiB | "
-            f"{run['ratio']:.2f} × {need['mib'] / 1024:.2f} GiB |"
+            f"{run['ratio']:.2f} × {need['mib'] / 1024:.2f} GiB | {took['prepare'] / 60:.0f} min | "
+            f"{took['loop'] / steps:.0f} s |"
         )
     origins = ", ".join(f"[{name}.json](benchmarks/results/{name}.json)" for name in found)
     return "\n\n".join(("\n".join(rows), f"Commands and commits: {origins}.", speed(), rivals()))

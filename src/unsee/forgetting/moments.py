@@ -1,6 +1,6 @@
 """Second moments of the inputs of linear layers: sums of x xᵀ that add over batches, machines and requests.
 
-They are all that forgetting needs of the retained images, which can be deleted afterwards (docs: method, section 3).
+They are all that forgetting needs of the retained images, which can be deleted afterwards (docs/method.md, section 2).
 """
 
 from __future__ import annotations

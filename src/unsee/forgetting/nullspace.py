@@ -1,8 +1,9 @@
-"""Null-space constrained updates: a projector that keeps a layer's outputs on retained inputs (method, section 3).
+"""Null-space constrained updates: a projector that keeps a layer's outputs on retained inputs.
 
-With C = E[x xᵀ] over retained inputs, an update D of W changes the retained outputs by E|D x|² = tr(D C Dᵀ). A
-projector P on the right, D P, makes that zero (hard rules, exact null space) or small (soft rule). It must be the last
-thing done to the update: Adam's element-wise division and weight decay lead out of the subspace again.
+See docs/method.md, section 6. With C = E[x xᵀ] over retained inputs, an update D of W changes the retained outputs by
+E|D x|² = tr(D C Dᵀ). A projector P on the right, D P, makes that zero (hard rules, exact null space) or small (soft
+rule). It must be the last thing done to the update: Adam's element-wise division and weight decay lead out of the
+subspace again.
 """
 
 from __future__ import annotations

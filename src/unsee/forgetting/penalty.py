@@ -1,9 +1,10 @@
-"""The cumulative penalty: the soft null space applied to the whole delta from the base model (method, section 6).
+"""The cumulative penalty: the soft null space applied to the whole delta from the base model.
 
     b sum_l tr(D C Dᵀ) / scale_l  +  s sum_l ( tr(D A Dᵀ) − 2 tr(D Bᵀ) + c ) / scale_l
 
-D = W − W_base; scale_l = tr(W_base C W_baseᵀ); C: retained moments; A, B, c: the settled requests, which are to
-stay as they were forgotten. Their sum is not divided by their number: each would be held weaker with every new one.
+See docs/method.md, sections 6 and 11. D = W − W_base; scale_l = tr(W_base C W_baseᵀ); C: retained moments; A, B, c: the
+settled requests, which are to stay as they were forgotten. Their sum is not divided by their number: each would be held
+weaker with every new one.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Images:
 
 
 class Region:
-    """Targets and contrast of a request (method, section 2).
+    """Targets and contrast of a request (docs/method.md, sections 3 and 4).
 
     ``kind``: neutral (nobody: the mean of neutral images), mean (of retained ones) or reference (``reference``:
     features of the forget images under a model that never learned them). In the first two, an image's target is itself

@@ -1,4 +1,4 @@
-"""What is kept of all requests so far, in constant size and without an image (method, sections 4 and 6)."""
+"""What is kept of all requests so far, in constant size and without an image (docs/method.md, section 11)."""
 
 from __future__ import annotations
 
