@@ -232,9 +232,9 @@ def test_of_released_ones_statistics_serve_or_it_is_refused(ledger, tmp_path, ca
 
 def test_an_older_ledger_does_what_it_did(ledger):
     assert not Ledger(ledger).config.attention
-    reset(ledger, {}, "attention", "lookalikes", "leave", "crowd")
+    reset(ledger, {}, "attention", "lookalikes", "leave", "crowd", "max_step_drift")
     config = Ledger(ledger).config
-    assert config.attention and config.lookalikes == config.leave == config.crowd == 0
+    assert config.attention and config.lookalikes == config.leave == config.crowd == config.max_step_drift == 0
     assert main(asked("audit", ledger)) == 0
 
 

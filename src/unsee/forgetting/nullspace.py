@@ -106,7 +106,7 @@ def whitening(C: Tensor, damping: float) -> Tensor:
 
     Steps D = U S, taken in U, move retained outputs by E|D x|² = tr(U S C S Uᵀ), in which all directions count about
     alike. Plain steps are taken along weights, and there one direction of a pretrained tower's inputs, their mean, has
-    a thousand times the energy of all others: it bounds the rate, and what tells concepts apart is hardly learned.
+    a thousand times the energy of any other: it bounds the rate, and what tells concepts apart is hardly learned.
     Where nothing is retained S is the identity. UnseeError: damping is not above 0; a C as ``fit`` refuses it.
     """
     if not damping > 0:

@@ -33,7 +33,8 @@ class Replay:
 
     ``between``, ``within`` [r, D], r ≤ 2 RANK: factors F, with FᵀF the scatter of the concepts' means and of images
     around them. ``concepts``, ``images``: how many were seen. ``shape``: of what enters block ``block`` for one image.
-    Two add with ``+``; ``-`` takes concepts out again; exact as long as no more than 2 RANK directions are needed.
+    Two add with ``+``, exactly as long as no more than 2 RANK directions are needed; ``-`` takes concepts out again,
+    and keeps RANK at most.
     """
 
     mean: Tensor
@@ -137,9 +138,9 @@ def _chunks(concepts: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _factor(parts: list[Tensor], signs: list[int]) -> Tensor:
-    """F [r, D] with FᵀF = sum of sign · PᵀP over the parts; of more than 2 RANK directions the RANK largest stay.
+    """F [r, D] with FᵀF = sum of sign · PᵀP over the parts; the RANK largest directions, or all up to 2 RANK.
 
-    RANK or, of large inputs, fewer (``directions``).
+    All of them only where nothing is taken out. RANK or, of large inputs, fewer (``directions``).
     """
     rows = torch.cat(parts)
     most = directions(rows.shape[1])

@@ -48,7 +48,7 @@ OUR_TURN = re.compile("[0-9a-f]{16}")
 OUR_STATE = re.compile(r"base\.safetensors|(?:base|[0-9a-f]{16})-\d+\.safetensors")
 MOST = 2**53  # of a number in the settings
 # settings that older ledgers do not name, and what they did
-UNSAID: dict[str, Any] = {"attention": True, "lookalikes": 0, "leave": 0.0, "crowd": 0}
+UNSAID: dict[str, Any] = {"attention": True, "lookalikes": 0, "leave": 0.0, "crowd": 0, "max_step_drift": 0.0}
 
 
 class Ledger:
