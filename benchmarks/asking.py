@@ -12,6 +12,7 @@ quickest for it, found on a part of the questions.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--out", required=True)
     args, at = parser.parse_args(), revision()
-    command = "python benchmarks/asking.py " + " ".join(sys.argv[1:])
+    command = "python benchmarks/asking.py " + shlex.join(sys.argv[1:])
     write_json(args.out, {**run(args), "command": command, "commit": at, "machine": machine()})
 
 

@@ -11,6 +11,7 @@ through the whole module, as a loop without that would.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def main() -> None:
             upper, through = (bare(visual, sets, config, steps, short) for short in (True, False))
         runs.append({"whole": whole, "steps": steps, "ratio": whole / upper, "ratio_whole_module": whole / through})
         say(f"whole request {whole:.1f} s, bare passes {upper:.1f} s ({whole / upper:.2f}), of all {through:.1f} s")
-    command = "python benchmarks/cost.py " + " ".join(sys.argv[1:])
+    command = "python benchmarks/cost.py " + shlex.join(sys.argv[1:])
     write_json(args.out, {"runs": runs, "command": command, "commit": at})
 
 

@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -186,7 +187,7 @@ def main() -> None:
         root = Path(args.folder or scratch / "models")
         root.mkdir(parents=True, exist_ok=True)
         found: dict[str, Any] = {"runs": [], "baseline": measure(BASELINE)}
-        found["command"] = "python benchmarks/realsize.py " + " ".join(sys.argv[1:])
+        found["command"] = "python benchmarks/realsize.py " + shlex.join(sys.argv[1:])
         images = {kind: VIEWS * count for kind, count in zip(KINDS, args.concepts, strict=True)}
         found |= {"commit": at, "images": images, "side": args.side, "machine": machine()}
         for name in args.shapes.split(","):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Collection, Sequence
@@ -130,7 +131,7 @@ def main() -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16, cache_enabled=False):
         found = run(args)
     found |= {
-        "command": "python benchmarks/request.py " + " ".join(sys.argv[1:]),
+        "command": "python benchmarks/request.py " + shlex.join(sys.argv[1:]),
         "commit": at,
         "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "seconds": time.time() - started,

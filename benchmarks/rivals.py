@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def main() -> None:
         sys.exit(done.returncode)
     out = Path(asked[asked.index("--out") + 1])
     found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
-    found |= {"command": "python benchmarks/rivals.py " + " ".join(sys.argv[1:])}
+    found |= {"command": "python benchmarks/rivals.py " + shlex.join(sys.argv[1:])}
     write_json(ROOT / "benchmarks" / "results" / f"{out.name}.json", found)
 
 

@@ -12,6 +12,7 @@ and of all layers that reach the features (a square and a wide one are timed, an
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 import time
@@ -130,7 +131,7 @@ def main() -> None:
     seconds = null_spaces(kept, [len(m) for m in inputs.matrices.values()])
     one_pass = RETAINED * result["float32"]["seconds_an_image"]["bare"]
     result["null_spaces"] = {"seconds": seconds, "pass_over_475_images": one_pass}
-    command = "python benchmarks/speed.py " + " ".join(sys.argv[1:])
+    command = "python benchmarks/speed.py " + shlex.join(sys.argv[1:])
     about = {"shape": args.shape, "device": args.device, "machine": machine(), "command": command, "commit": at}
     write_json(args.out, {**result, **about})
     say(f"null spaces: {result['null_spaces']}, float32 moments off by {result['float32_moments_off_by']:.1e}")

@@ -10,6 +10,7 @@ draws docs/tradeoff.png of all results.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from typing import get_args
@@ -60,7 +61,7 @@ def main() -> None:
                     model.load_state_dict(state)
                     points.append({"form": form, "mode": mode, "strength": strength, "metrics": metrics})
                     say(f"{form} {mode} strength {strength}: {brief(metrics)}")
-    command = "python benchmarks/tradeoff.py " + " ".join(sys.argv[1:])
+    command = "python benchmarks/tradeoff.py " + shlex.join(sys.argv[1:])
     write_json(args.out, {"points": points, "command": command, "commit": at})
 
 

@@ -39,6 +39,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -339,7 +340,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.folder) if args.folder else make(args.shape, Path(scratch) / args.shape)
         found = compare(args, folder)
-    command = "python benchmarks/versus.py " + " ".join(sys.argv[1:])
+    command = "python benchmarks/versus.py " + shlex.join(sys.argv[1:])
     write_json(args.out, {**found, "command": command, "commit": at, "machine": machine()})
     for mine, rows in found["ratios"].items():
         for name, row in rows.items():

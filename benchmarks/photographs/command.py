@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -25,4 +26,4 @@ def told(work: Callable[[], str]) -> int:
 
 def provenance(module: str) -> dict[str, str]:
     """How a result comes to be: the command, as it was given, and the commit. Asked before the work begins."""
-    return {"command": f"python -m benchmarks.photographs.{module} " + " ".join(sys.argv[1:]), "commit": revision()}
+    return {"command": f"python -m benchmarks.photographs.{module} " + shlex.join(sys.argv[1:]), "commit": revision()}
