@@ -53,6 +53,8 @@ def study_of(args: argparse.Namespace) -> Study:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     study, size = study_of(args), SIZES.get(args.study, PHOTOGRAPHED)
+    if args.views:
+        size = replace(size, retain=min(args.views, size.retain), heldout=min(args.views, size.heldout))
     model, processor = load_full(args.vanilla)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     visual = Visual(model, processor)
@@ -121,6 +123,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--modes", default="retain,statistics", help="of retain, two (pictures of each), statistics")
     parser.add_argument("--config", default="{}", help="ForgetConfig fields that differ: JSON, or a YAML file")
+    parser.add_argument(
+        "--views", type=int, default=0, help="most views of each concept that stays; 0: as many as usual"
+    )
     parser.add_argument(
         "--bf16", action="store_true", help="questions are asked in bfloat16: faster on some processors"
     )

@@ -107,17 +107,19 @@ def prepare(
                 recorded.append(replace(recorder.moments(at_base), replay=replay, pictures=pictures))
         moments = recorded[0]
         neutral, retain, beside = shown["neutral"], shown["retain"], Images([], [])
-        replayed = config.replay and (config.replay_always or not retain.pixels)
-        if (config.lookalikes or replayed) and _fits(upper, moments, train):
+        replayed = Images([], [])
+        draws = config.replay and (config.replay_always or not retain.pixels)
+        if (config.lookalikes or draws) and _fits(upper, moments, train):
             beside += lookalikes(upper, moments, train, config)
-            if retain.pixels and replayed:
-                beside += drawn(upper, moments, train, config)
-            elif replayed:
-                retain = drawn(upper, moments, train, config)
-    if beside.pixels or (neutral.pixels and not reference):
-        region = Region(config.region, train, neutral, retain, aims)
-        beside = _others(beside, region)
+            replayed = drawn(upper, moments, train, config) if draws else replayed
+    if beside.pixels or replayed.pixels or (neutral.pixels and not reference):
+        region = Region(config.region, train, neutral, retain if retain.pixels else replayed, aims)
+        beside, replayed = _others(beside, region), _others(replayed, region)
         neutral = neutral if reference else _unlike(neutral, region)
+    if retain.pixels:
+        beside += replayed
+    else:
+        retain = replayed
     if folder:
         moments = moments.on_disk(folder / MOMENTS)
     sets, dtypes = (train, check, neutral, retain), _stored(visual, trained)
