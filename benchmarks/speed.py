@@ -29,7 +29,8 @@ from shapes import make
 from unsee.files import write_json
 from unsee.forgetting import moments as recording
 from unsee.forgetting import nullspace
-from unsee.forgetting.moments import MomentRecorder, Moments
+from unsee.forgetting.moments import Moments
+from unsee.forgetting.recorder import MomentRecorder
 from unsee.progress import say
 from unsee.runs import revision
 from unsee.vision.blocks import upper_layers

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unsee.errors import UnseeError
-from unsee.forgetting.moments import WIDE, MomentRecorder, Moments
+from unsee.forgetting.moments import Moments
+from unsee.forgetting.recorder import WIDE, MomentRecorder
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unsee.config import ForgetConfig
-from unsee.forgetting.run import CHECK, PULL, eased, forgotten_at, pulled
+from unsee.forgetting.schedule import CHECK, PULL, eased, forgotten_at, pulled
 
 CONFIG = ForgetConfig(steps=300, stop=0.3)
 

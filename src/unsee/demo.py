@@ -31,7 +31,8 @@ from unsee.files import new_folder, refuse_existing, write_json
 from unsee.finetune import finetune
 from unsee.forgetting import nullspace
 from unsee.forgetting.contrast import fit_space, flat
-from unsee.forgetting.moments import MomentRecorder, Moments
+from unsee.forgetting.moments import Moments
+from unsee.forgetting.recorder import MomentRecorder
 from unsee.forgetting.region import Images
 from unsee.forgetting.run import Forgetting, Forgotten
 from unsee.prepare import drawn, prepare

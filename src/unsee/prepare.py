@@ -7,27 +7,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import reduce
-from operator import add
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unsee import processes
 from unsee.concepts import Concept, ImageRef, Request, pictures_of, refuse_kept
 from unsee.config import ForgetConfig
-from unsee.data.augment import augment
 from unsee.data.images import FileImage, load_all
+from unsee.encoding import Distribution, encode, encode_some, entered, groups_of, total
 from unsee.errors import UnseeError
 from unsee.files import sha256
 from unsee.forgetting import contrast
-from unsee.forgetting.moments import MomentRecorder, Moments
+from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled
+from unsee.forgetting.recorder import MomentRecorder
 from unsee.forgetting.region import Images, Region
-from unsee.forgetting.replay import Replay, directions
+from unsee.forgetting.replay import Replay
 from unsee.forgetting.run import Forgetting
 from unsee.progress import progress, say
 from unsee.untrusted import shown
@@ -45,9 +42,7 @@ DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
 LOOKALIKE_VIEWS = 2  # of each that looks like one to forget
 ATTENTION = re.compile("attn|attention")  # in the name of a layer that belongs to it
 ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
-OPENED = 64  # images, altered copies among them, that are open at a time
 DISTRIBUTION = 128 * 2**20  # bytes of inputs to the upper part, up to which a request also keeps their distribution
-Looked = tuple[Images, list[Tensor]]  # images, and their features under a reference
 
 
 def prepare(
@@ -95,13 +90,13 @@ def prepare(
     altered, aims = copies(request.forget), list[Tensor]()
     at_base = {"model": _before(visual, base) or meta["model"]}
     with _with_weights(layers, base or {}):
-        train = look(upper, learn, "images to forget", altered, config.seed, reference=reference, aims=aims)
-        check = look(upper, held, "held-back images", altered, config.seed + 1)
+        train = encode(upper, learn, "images to forget", altered, config.seed, reference=reference, aims=aims)
+        check = encode(upper, held, "held-back images", altered, config.seed + 1)
         shown, recorded = {}, [moments] if moments else []
         for kind, concepts in (("neutral", request.neutral), ("retain", request.retain)):
             wanted = concepts and not recorded and (kind == "retain" or not request.retain)
             with MomentRecorder(layers) if wanted else nullcontext() as recorder:
-                shown[kind] = look(upper, concepts, f"{kind} images", fill(concepts), config.seed + 2, recorder)
+                shown[kind] = encode(upper, concepts, f"{kind} images", fill(concepts), config.seed + 2, recorder)
             if recorder:
                 replay, pictures = _distribution(upper, shown[kind], config), tuple(sorted(pictures_of(concepts)))
                 recorded.append(replace(recorder.moments(at_base), replay=replay, pictures=pictures))
@@ -179,75 +174,6 @@ def chosen(seen: Trace, config: ForgetConfig) -> list[str]:
     return names
 
 
-def look(
-    upper: Upper,
-    concepts: Sequence[Concept],
-    what: str,
-    altered: int = 0,
-    seed: int = 0,
-    recorder: MomentRecorder | None = None,
-    reference: Visual | None = None,
-    aims: list[Tensor] | None = None,
-) -> Images:
-    """One pass over the concepts' images and so many ``altered`` copies of each: features, what enters the upper part.
-
-    ``recorder``: records its layers' inputs. ``aims``: filled with features under ``reference``.
-    """
-    refs = [(c.id, i) for c in concepts for i in c.images]
-    step = max(1, OPENED // (1 + altered))
-    found = Images([], [])
-    if recorder:
-        recorder.mask = upper.visual.real_rows
-    with progress(what, len(refs)) as tick:
-        for starts in processes.turns(range(0, len(refs), step)):
-            done: Looked | None = None
-            with processes.alike():
-                for start in processes.own(starts):
-                    done = _look(upper, refs[start : start + step], altered, seed, start, reference)
-                    if recorder:
-                        recorder.images += len(done[0])
-            for images, more in _gathered(upper, done):
-                found += images
-                if aims is not None:
-                    aims += more
-            tick(min(starts[-1] + step, len(refs)))
-    return found
-
-
-def _gathered(upper: Upper, own: Looked | None) -> list[Looked]:
-    """What the processes looked at in one turn; of what others did, hidden inputs go to this one's store."""
-    if processes.count() == 1:
-        return [own] if own else []
-    found = processes.everywhere(own and (_plain(own[0]), own[1]))
-    found[processes.rank()] = own
-    return [looked if looked is own else (_kept(upper, looked[0]), looked[1]) for looked in found if looked is not None]
-
-
-def _plain(images: Images) -> Images:
-    """With hidden inputs as tensors, to be sent."""
-    pixels = [{k: v() if k == HIDDEN else v for k, v in p.items()} for p in images.pixels]
-    return Images(pixels, images.concepts, images.before)
-
-
-def _kept(upper: Upper, images: Images) -> Images:
-    """The other way round."""
-    pixels = [upper.keep(p) if HIDDEN in p else p for p in images.pixels]
-    return Images(pixels, images.concepts, images.before)
-
-
-def _look(
-    upper: Upper, part: Sequence[tuple[str, ImageRef]], altered: int, seed: int, start: int, reference: Visual | None
-) -> Looked:
-    opened = load_all([i for _, i in part])
-    rngs = [np.random.default_rng([seed, start + k]) for k in range(len(opened))]
-    more = [augment(o, rng) for o, rng in zip(opened, rngs, strict=True) for _ in range(altered)]
-    pixels = upper.visual.pixels([*opened, *more])
-    concepts = [c for c, _ in part] + [c for c, _ in part for _ in range(altered)]
-    with torch.no_grad():
-        aims = [contrast.pooled(reference.features([p])[0]).to(upper.visual.device) for p in pixels if reference]
-    return Images(pixels, concepts, upper.look(pixels, contrast.pooled)), aims
-
-
 def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig) -> Moments:
     """Moments and distribution over any number of images, of which few are open at a time."""
     check_inputs(visual, concepts)
@@ -255,67 +181,22 @@ def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig
     seen = trace(visual, probe[0])
     trained = chosen(seen, config)
     upper = _agreed(Upper(visual, seen.linears, trained, probe, bf16=False))
-    entered = _Distribution(upper.block)
+    distribution = Distribution(upper.block)
     with MomentRecorder({n: visual.model.get_submodule(n) for n in trained}) as recorder:
         recorder.mask, done = visual.real_rows, 0
         with progress("statistics", sum(len(c.images) for c in concepts)) as tick:
-            for groups in processes.turns(_groups(concepts)):
+            for groups in processes.turns(groups_of(concepts)):
                 with processes.alike():
                     for group in processes.own(groups):
-                        shown, _ = _look(upper, [(c.id, i) for c in group for i in c.images], 0, 0, 0, None)
+                        shown, _ = encode_some(upper, [(c.id, i) for c in group for i in c.images], 0, 0, 0, None)
                         recorder.images += len(shown)
-                        entered.add(shown)
+                        distribution.add(shown)
                         upper.clear()
                 done += sum(len(c.images) for group in groups for c in group)
                 tick(done)
     moments = recorder.moments({"model": fingerprint(visual.tensors())})
-    replay = _sum([r for parts in processes.everywhere(entered.parts()) for r in parts])
+    replay = total([r for parts in processes.everywhere(distribution.parts()) for r in parts])
     return replace(moments, replay=replay, pictures=tuple(sorted(pictures_of(concepts))))
-
-
-def _groups(concepts: Sequence[Concept]) -> Iterator[list[Concept]]:
-    """Whole concepts, OPENED images or so at a time; a larger one in pieces, which count as concepts of their own."""
-    some: list[Concept] = []
-    for concept in concepts:
-        for start in range(0, len(concept.images), OPENED):
-            some.append(Concept(concept.id, concept.images[start : start + OPENED]))
-            if sum(len(c.images) for c in some) >= OPENED:
-                yield some
-                some = []
-    if some:
-        yield some
-
-
-class _Distribution:
-    """Of what enters the upper part, over images that are seen a few at a time."""
-
-    def __init__(self, block: str) -> None:
-        self.block, self.some, self.fitted = block, list[Tensor](), list[Replay | None]()
-
-    def add(self, shown: Images) -> None:
-        entered = _entered(shown)
-        self.some += entered or ()
-        if entered is None:
-            self.fitted.append(None)
-        elif sum(map(len, self.some)) > 2 * directions(self.some[0][0].numel()):  # many at once lose less
-            self.fitted = self.parts()
-
-    def parts(self) -> list[Replay | None]:
-        """None in it: images differ in size, or the module runs whole."""
-        if self.some:
-            self.fitted, self.some = [_sum([*self.fitted, Replay.fit(self.some, self.block)])], []
-        return self.fitted
-
-
-def _entered(shown: Images) -> Iterator[Tensor] | None:
-    """What entered the upper part, concept by concept: ``[images, …]``. None: it differs in shape, or nothing did."""
-    inputs = [p[HIDDEN] for p in shown.pixels if HIDDEN in p]
-    if len(inputs) < len(shown) or len({p["pixel_values"].shape for p in shown.pixels}) != 1:
-        return None
-    groups: dict[str, list[Any]] = {}
-    for concept, hidden in zip(shown.concepts, inputs, strict=True):
-        groups.setdefault(concept, []).append(hidden)
-    return (torch.stack([h() for h in group]) for group in groups.values())
 
 
 def _distribution(upper: Upper, shown: Images, config: ForgetConfig) -> Replay | None:
@@ -323,16 +204,8 @@ def _distribution(upper: Upper, shown: Images, config: ForgetConfig) -> Replay |
     first = next((p[HIDDEN]() for p in shown.pixels if HIDDEN in p), torch.empty(0))
     if not (config.lookalikes or config.replay_always) and len(shown) * first.nbytes > DISTRIBUTION:
         return None
-    entered = _entered(shown)
-    return Replay.fit(entered, upper.block) if entered else None
-
-
-def _sum(parts: Sequence[Replay | None]) -> Replay | None:
-    """None where one of them has none, or is of another shape."""
-    whole = [p for p in parts if p is not None]
-    if not whole or len(whole) < len(parts) or any(p.shape != whole[0].shape for p in whole):
-        return None
-    return reduce(add, whole)
+    seen = entered(shown)
+    return Replay.fit(seen, upper.block) if seen else None
 
 
 def _probe(visual: Visual, concepts: Sequence[Concept]) -> list[Pixels]:

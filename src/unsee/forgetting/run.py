@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -21,14 +21,12 @@ from unsee.forgetting import contrast, nullspace, penalty
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
+from unsee.forgetting.schedule import CHECK, eased, end_of, forgotten_at, pulled, rate_at
 from unsee.progress import progress, say
 
-CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
-PACE = 0.25  # of the way since the last look: what each further one is expected to bring
 # Steps that are tried for the rate, at most: what one moves grows with its square where it is small, and faster where
 # it is large, so that a guess from there is far too low. One that moves LEAST of what it may will do.
 TRIES, LEAST, FARTHEST = 10, 0.25, 0.01
-PULL, LATE = 1.4, 0.4  # how the anchor grows, and the share of the steps after which it may
 
 
 @dataclass
@@ -243,10 +241,10 @@ class Forgetting:
         with progress("forgetting", config.steps) as tick:
             for step in range(first, config.steps):
                 gone = forgotten_at(history, config)
-                if gone and step >= _end(gone, config):
+                if gone and step >= end_of(gone, config):
                     break
                 for group in self.optimizer.param_groups:
-                    group["lr"] = rate * _rate(step, gone, config)
+                    group["lr"] = rate * rate_at(step, gone, config)
                 terms = self.gradients(step)
                 if not torch.isfinite(torch.stack(list(terms.values())).sum()):
                     raise UnseeError(
@@ -361,51 +359,6 @@ def _energy(weight: Tensor, second: Tensor) -> float:
     """E|W x|² = tr(W C Wᵀ)."""
     wide = weight.to(second.device).double()
     return float(((wide @ second) * wide).sum())
-
-
-def forgotten_at(history: Sequence[dict[str, float]], config: ForgetConfig) -> int:
-    """The step at which held-back views first showed less than ``config.stop`` of their identity; 0: not yet."""
-    if config.stop <= 0:
-        return 0
-    return next((int(h["step"]) for h in history if h.get("left", 1.0) < config.stop), 0)
-
-
-def eased(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
-    """Share of the penalty that still holds: halved at each look from which the target would not leave in time.
-
-    How strict a penalty can be differs between models and requests by more than ten times. It starts strict.
-    """
-    if config.stop <= 0:
-        return 1.0
-    left = [1.0, *(h["left"] for h in history if "left" in h)]
-    share, looks = 1.0, math.ceil(config.steps / 1.5) // CHECK
-    for n, (before, now) in enumerate(pairwise(left), start=1):
-        if now >= config.stop and now - PACE * (before - now) * (looks - n) > config.stop:
-            share /= 2
-    return share
-
-
-def pulled(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
-    """How many times the anchor weighs: PULL times more after each look at which a concept shows too much.
-
-    What is held pulls back, the more the later a request in a sequence; where that comes to rest hangs on weights.
-    The looks of the first steps do not count, when all are still on their way.
-    """
-    late = [h["most"] for h in history if "most" in h and h["step"] >= LATE * config.steps]
-    return PULL ** sum(most > config.leave for most in late) if config.leave > 0 else 1.0
-
-
-def _end(gone: int, config: ForgetConfig) -> int:
-    """Forgetting ends half as many steps again after the target has left: what stays settles while the rate falls."""
-    return min(config.steps, math.ceil(1.5 * gone))
-
-
-def _rate(step: int, gone: int, config: ForgetConfig) -> float:
-    """Rises over 5 steps, holds until the target has left (or two thirds of the steps), and falls along a cosine."""
-    start = gone or math.ceil(config.steps / 1.5)
-    end = _end(gone, config) if gone else config.steps
-    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, (step - start) / max(1, end - start)))))
-    return min(1.0, (step + 1) / 5) * (0.05 + 0.95 * fall)
 
 
 def _some(rng: np.random.Generator, n: int, k: int) -> list[int]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from unsee.concepts import Concept, ImageRef
 from unsee.errors import UnseeError
 from unsee.forgetting import contrast
-from unsee.forgetting.moments import MomentRecorder, Moments
+from unsee.forgetting.moments import Moments
+from unsee.forgetting.recorder import MomentRecorder
 from unsee.ledger import state as states
 from unsee.ledger.state import State
 from unsee.vision.module import Visual

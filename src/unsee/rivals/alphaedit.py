@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unsee.errors import UnseeError
 from unsee.forgetting import nullspace
-from unsee.forgetting.moments import MomentRecorder
+from unsee.forgetting.recorder import MomentRecorder
 from unsee.progress import progress
 from unsee.rivals.job import CHUNK, Job
 from unsee.rivals.material import Example, evenly
