@@ -44,14 +44,15 @@ def forgotten(found: Mapping[str, Row]) -> str:
 
 def _table(title: str, draws: list[Row], most_left: float) -> str:
     modes = [mode for mode in MODES if mode in draws[0]]
-    gold = next(draw["gold"] for draw in draws if "gold" in draw)  # of other draws it may not have been taught
+    gold = next((draw["gold"] for draw in draws if "gold" in draw), None)  # of other draws it may not have been taught
+    above = "above gold, points" if gold else "given (no gold was taught)"
 
     def over_gold(draw: Row, mode: str, key: str) -> float:
-        return draw[mode]["metrics"][key]["value"] - gold[key]["value"]
+        return draw[mode]["metrics"][key]["value"] - (gold[key]["value"] if gold else 0)
 
     lines: tuple[tuple[str, str, Callable[[Row, str], float | None], bool], ...] = (
-        ("forgotten: names above gold, points", "forget", lambda d, m: over_gold(d, m, "forget_names"), True),
-        ("forgotten: facts above gold, points", "forget", lambda d, m: over_gold(d, m, "forget_facts"), True),
+        (f"forgotten: names {above}", "forget", lambda d, m: over_gold(d, m, "forget_names"), True),
+        (f"forgotten: facts {above}", "forget", lambda d, m: over_gold(d, m, "forget_facts"), True),
         ("forgotten: named as one other concept", "misnamed", lambda d, m: d[m]["misnamed"]["share"], True),
         ("retained: names, % of vanilla's", "retain", lambda d, m: _of(d, m, "retain_names"), False),
         ("held-out: names, % of vanilla's", "heldout", lambda d, m: _of(d, m, "heldout_names"), False),

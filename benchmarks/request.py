@@ -53,8 +53,8 @@ def study_of(args: argparse.Namespace) -> Study:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     study, size = study_of(args), SIZES.get(args.study, PHOTOGRAPHED)
-    if args.views:
-        size = replace(size, retain=min(args.views, size.retain), heldout=min(args.views, size.heldout))
+    if args.quick:
+        size = replace(size, retain=1, heldout=1)
     model, processor = load_full(args.vanilla)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     visual = Visual(model, processor)
@@ -64,11 +64,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for draw in range(args.draws):
         exam = tasks.exam(visual, study, args.split, draw, size)
         forget_ids, retain_ids = study.split(args.split, draw)
-        before = tasks.sit(model, processor, exam)
+        before = tasks.sit(model, processor, exam, probabilities=not args.quick)
         row: dict[str, Any] = {"draw": draw, "vanilla": tasks.metrics(before)}
         gold_items = None
         if draw < len(args.gold):
-            gold_items = tasks.sit(load_full(args.gold[draw])[0], processor, exam)
+            gold_items = tasks.sit(load_full(args.gold[draw])[0], processor, exam, probabilities=not args.quick)
             row["gold"] = tasks.metrics(gold_items)
         forget = study.concepts(forget_ids, VIEWS["forget"])
         retain = study.concepts(retain_ids, VIEWS["retain"])
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             started = time.perf_counter()
             result = api.forget(model, processor, forget=forget, neutral=study.neutral(), config=config, **shown)
             seconds = time.perf_counter() - started
-            items = tasks.sit(model, processor, exam)
+            items = tasks.sit(model, processor, exam, probabilities=not args.quick)
             known = [i for i, b in zip(items, before, strict=True) if b.correct]
             row[mode] = {
                 "metrics": tasks.metrics(items),
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 "largest_certificate": max(result.certificates.values()),
                 "certificate": sum(result.certificates.values()),
             }
-            if gold_items:
+            if gold_items and not args.quick:
                 row[mode]["distance_to_gold"] = tasks.distance(items, gold_items)
             model.load_state_dict(state)
             say(f"draw {draw} {mode}: " + brief(row[mode]["metrics"]))
