@@ -28,57 +28,57 @@ class ForgetConfig:
     region: Region = "neutral"
     """where forgotten images go: the mean of neutral or of retained images, or a reference model's features"""
     steps: int = 300
-    """most optimiser steps"""
+    """maximum number of optimiser steps"""
     batch: int = 32
-    """forget images a step, and as many neutral and retained ones"""
+    """forget images a step, and as many neutral and as many retained ones"""
     lr: float = 3e-3
     """peak learning rate; lowered where --max-step-drift says so"""
     max_step_drift: float = 0.3
-    """most that a first step may move what stays, as a share of its features' variance; 0: no matter how far"""
+    """largest drift that the first step may cause in what stays, as a share of its features' variance; 0: no limit"""
     temperature: float = 0.1
-    """of the contrast"""
+    """InfoNCE temperature"""
     floor: float = 0.05
-    """contrastive loss under which an image counts as forgotten and pushes no further"""
+    """contrastive loss below which an image counts as forgotten and gives no gradient"""
     stop: float = 0.2
-    """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
+    """residual identity, mean of held-back views, at which the loop winds down (1: as before); 0: do all steps"""
     most_left: float = 0.4
-    """share of its identity that held-back views of any concept may show at the end; beyond: not to be released"""
+    """residual identity of any concept's held-back views at the end, at most; beyond: exit code 3"""
     most_retained: float = 0.3
-    """share of the energy of any layer's retained outputs that may have moved at the end; beyond: not to be released"""
+    """share of the energy of any layer's retained outputs that may have moved at the end; beyond: exit code 3"""
     anchor: float = 3.0
-    """weight that holds forget images to their targets, which keep what else is visible"""
+    """weight of the distance of forget images to their targets, which keep what else is visible"""
     leave: float = 0.0
-    """share of its identity above which a concept's held-back views make --anchor grow, look after look; 0: never"""
+    """residual identity of a concept above which --anchor grows at each later check; 0: it never grows"""
     keep: float = 30.0
     """weight of the drift of neutral and retained images' features"""
     penalty: float = 30.0
-    """weight of the cumulative penalty at the start; halved as often as the target would not leave in time"""
+    """weight of the quadratic penalty at first; halved at each check from which --stop would not be reached in time"""
     replay: int = 1200
-    """retained images that are drawn from their statistics where they are gone; 0: none"""
+    """retained inputs drawn from the statistics where retained images are gone; 0: none"""
     replay_always: bool = False
-    """draw them beside retained images too, which training may have fitted too closely to speak for unseen ones"""
+    """draw them beside retained images too, to which a tower may be overfitted"""
     lookalikes: int = 0
-    """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
+    """inputs drawn from retained statistics near a concept to forget, which must stay (hard negatives); 0: none"""
     crowd: int = 0
-    """concepts asked for together from which --anchor is whole; fewer pull less, in proportion; 0: one does"""
+    """number of concepts in a request from which --anchor has its full weight; fewer: in proportion; 0: always full"""
     settled: float = 50.0
-    """weight that holds each concept that earlier requests forgot, where there were any"""
+    """weight that holds each concept of earlier requests, where there were any"""
     settled_most: float = 0.0
-    """weight of all of them together, at most; 0: as many times --settled as there are"""
+    """largest weight of all earlier concepts together; 0: --settled times their number"""
     whiten: float = 0.0
-    """natural-gradient steps, damped by so many times the mean energy of retained inputs; 0: along the weights"""
+    """natural-gradient steps: their damping, as a multiple of the mean energy of retained inputs; 0: plain Adam"""
     soft_ratio: float = 0.03
-    """soft null space: damping as a share of the mean eigenvalue"""
+    """soft null space: damping, as a share of the mean eigenvalue"""
     hard_rule: Literal["absolute", "ratio", "tail", "cumulative"] = "tail"
-    """hard null space: which eigenvectors count as null"""
+    """hard null space: rule by which eigenvectors count as null"""
     hard_value: float = 0.01
-    """the rule's threshold"""
+    """hard null space: threshold of the rule"""
     depth: float = 0.2
-    """share of the tower's blocks that train, the last ones, and all after them; 0: the projector alone"""
+    """share of the tower's blocks that train, counted from the last, with all layers after them; 0: projector alone"""
     attention: bool = True
-    """train the projections of their attention too"""
+    """train attention projections of these blocks too"""
     layers: str = ""
-    """instead: train the layers whose name contains one of these, with commas between"""
+    """instead of --depth: train the layers whose name contains one of these, separated by commas"""
     bf16: bool = field(default_factory=has_bf16)
     """bfloat16 matrix products in the loop (weights and moments stay float32 or better); default: if fast here"""
     checkpointing: bool = False
@@ -117,23 +117,23 @@ class LedgerConfig(ForgetConfig):
     """
 
     steps: int = 150
-    """most optimiser steps"""
+    """maximum number of optimiser steps"""
     stop: float = 0.0
-    """share of their identity that held-back views may still show when the target counts as gone; 0: do all steps"""
+    """residual identity, mean of held-back views, at which the loop winds down (1: as before); 0: do all steps"""
     anchor: float = 10.0
-    """weight that holds forget images to their targets, which keep what else is visible"""
+    """weight of the distance of forget images to their targets, which keep what else is visible"""
     crowd: int = 2
-    """concepts asked for together from which --anchor is whole; fewer pull less, in proportion; 0: one does"""
+    """number of concepts in a request from which --anchor has its full weight; fewer: in proportion; 0: always full"""
     leave: float = 0.28
-    """share of its identity above which a concept's held-back views make --anchor grow, look after look; 0: never"""
+    """residual identity of a concept above which --anchor grows at each later check; 0: it never grows"""
     keep: float = 100.0
     """weight of the drift of neutral and retained images' features"""
     lookalikes: int = 1200
-    """images drawn from retained statistics to look like a concept to forget, and to stay; 0: none"""
+    """inputs drawn from retained statistics near a concept to forget, which must stay (hard negatives); 0: none"""
     penalty: float = 3.0
-    """weight of the cumulative penalty; with --stop above 0 halved as often as the target would not leave in time"""
+    """weight of the quadratic penalty; with --stop above 0 halved at each check from which it would not be reached"""
     attention: bool = False
-    """train the projections of the blocks' attention too"""
+    """train attention projections of these blocks too"""
     most_left: float = 0.3
     """share of its identity that held-back views of each requested concept may still show"""
     most_retained: float = 0.2
