@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -67,6 +70,17 @@ def test_the_commands_of_a_ledger(desk, make_images):
     assert len(inside) == 3
     for command in inside:
         assert main(shlex.split(command.replace(" ID ", f" {request} "))[1:]) == 0, command
+
+
+def test_the_install(tmp_path):
+    assert "pip install .\n" in blocks("sh")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path, README.parent]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "unsee" / "models" / "people-vanilla" / "config.json").is_file()
+    code = "import sys, unsee.cli; print(unsee.cli.__file__); sys.exit(unsee.cli.main(['--help']))"
+    there = {**os.environ, "PYTHONPATH": f"{tmp_path}"}
+    run = subprocess.run([sys.executable, "-c", code], env=there, cwd=tmp_path, capture_output=True, text=True)
+    assert str(tmp_path) in run.stdout and "forget" in run.stdout and run.returncode == 0, run.stderr
 
 
 def test_the_make_targets_exist():
