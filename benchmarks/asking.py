@@ -12,8 +12,6 @@ quickest for it, found on a part of the questions.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -30,7 +28,7 @@ from unsee.evaluation.engine import TransformersEngine
 from unsee.evaluation.plain import Drawn
 from unsee.files import write_json
 from unsee.progress import say
-from unsee.runs import revision
+from unsee.runs import command_line, revision
 from unsee.tiny import packaged
 from unsee.vision.module import load_full
 
@@ -133,8 +131,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--out", required=True)
     args, at = parser.parse_args(), revision()
-    command = "python benchmarks/asking.py " + shlex.join(sys.argv[1:])
-    write_json(args.out, {**run(args), "command": command, "commit": at, "machine": machine()})
+    write_json(
+        args.out,
+        {**run(args), "command": command_line("python benchmarks/asking.py"), "commit": at, "machine": machine()},
+    )
 
 
 if __name__ == "__main__":

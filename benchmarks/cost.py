@@ -11,8 +11,6 @@ through the whole module, as a loop without that would.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from dataclasses import dataclass
 
@@ -27,7 +25,7 @@ from unsee.data.images import load_all
 from unsee.data.study import PeopleStudy
 from unsee.files import write_json
 from unsee.progress import say
-from unsee.runs import revision
+from unsee.runs import command_line, revision
 from unsee.vision.attention import attention_for
 from unsee.vision.blocks import Upper, upper_layers
 from unsee.vision.module import Pixels, Visual, load_full
@@ -95,8 +93,7 @@ def main() -> None:
             upper, through = (bare(visual, sets, config, steps, short) for short in (True, False))
         runs.append({"whole": whole, "steps": steps, "ratio": whole / upper, "ratio_whole_module": whole / through})
         say(f"whole request {whole:.1f} s, bare passes {upper:.1f} s ({whole / upper:.2f}), of all {through:.1f} s")
-    command = "python benchmarks/cost.py " + shlex.join(sys.argv[1:])
-    write_json(args.out, {"runs": runs, "command": command, "commit": at})
+    write_json(args.out, {"runs": runs, "command": command_line("python benchmarks/cost.py"), "commit": at})
 
 
 if __name__ == "__main__":

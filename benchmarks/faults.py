@@ -17,7 +17,6 @@ import json
 import os
 import random
 import resource
-import shlex
 import shutil
 import signal
 import sys
@@ -253,8 +252,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         every = measure(Path(place), args.kills, args.full, args.requests)
-    command = "python benchmarks/faults.py " + shlex.join(sys.argv[1:])
-    found: dict[str, Any] = {"command": command.strip(), "commit": runs.revision(), "machine": runs.machine()}
+    found: dict[str, Any] = {
+        "command": runs.command_line("python benchmarks/faults.py"),
+        "commit": runs.revision(),
+        "machine": runs.machine(),
+    }
     counts = {j.name: {**j.counts, "seconds_unbroken": round(j.seconds, 2)} for j in every}
     total = sum((j.counts for j in every), Counter[str]())
     write_json(args.out, found | {"requests": args.requests, **total, "commands": counts})

@@ -39,20 +39,19 @@ def forgotten(found: Mapping[str, Row]) -> str:
 
     ``found``: results of ``request.py`` by what was forgotten and by which model.
     """
-    return "\n\n".join(_table(title, data["draws"], data["config"]["most_left"]) for title, data in found.items())
+    return "\n\n".join(_table(title, data["draws"], data["config"]) for title, data in found.items())
 
 
-def _table(title: str, draws: list[Row], most_left: float) -> str:
+def _table(title: str, draws: list[Row], config: Row) -> str:
     modes = [mode for mode in MODES if mode in draws[0]]
-    gold = next((draw["gold"] for draw in draws if "gold" in draw), None)  # of other draws it may not have been taught
-    above = "above gold, points" if gold else "given (no gold was taught)"
+    gold = next(draw["gold"] for draw in draws if "gold" in draw)  # of other draws it may not have been taught
 
     def over_gold(draw: Row, mode: str, key: str) -> float:
-        return draw[mode]["metrics"][key]["value"] - (gold[key]["value"] if gold else 0)
+        return draw[mode]["metrics"][key]["value"] - gold[key]["value"]
 
     lines: tuple[tuple[str, str, Callable[[Row, str], float | None], bool], ...] = (
-        (f"forgotten: names {above}", "forget", lambda d, m: over_gold(d, m, "forget_names"), True),
-        (f"forgotten: facts {above}", "forget", lambda d, m: over_gold(d, m, "forget_facts"), True),
+        ("forgotten: names above gold, points", "forget", lambda d, m: over_gold(d, m, "forget_names"), True),
+        ("forgotten: facts above gold, points", "forget", lambda d, m: over_gold(d, m, "forget_facts"), True),
         ("forgotten: named as one other concept", "misnamed", lambda d, m: d[m]["misnamed"]["share"], True),
         ("retained: names, % of vanilla's", "retain", lambda d, m: _of(d, m, "retain_names"), False),
         ("held-out: names, % of vanilla's", "heldout", lambda d, m: _of(d, m, "heldout_names"), False),
@@ -67,8 +66,7 @@ def _table(title: str, draws: list[Row], most_left: float) -> str:
                 cells.append(_cell(values, wanted, less))
         rows.append(f"| {what} | " + " | ".join(cells) + " |")
     same = ["yes" if all(draw[m]["text_identical"] for draw in draws) else "NO" for m in modes]
-    # As the command decides, which leaves with 3 otherwise.
-    passed = [sum(max(draw[m]["left"].values()) <= most_left for draw in draws) for m in modes]
+    passed = [sum(_passes(draw[m], config) for draw in draws) for m in modes]
     minutes = [f"{sum(draw[m]['seconds'] for draw in draws) / len(draws) / 60:.1f}" for m in modes]
     rows.append("| text answers the same to the bit | " + " | ".join(same) + " |")
     rows.append("| requests that pass the release check | " + " | ".join(f"{n} of {len(draws)}" for n in passed) + " |")
@@ -78,6 +76,12 @@ def _table(title: str, draws: list[Row], most_left: float) -> str:
 
 def _of(draw: Row, mode: str, key: str) -> float:
     return draw[mode]["metrics"][key]["value"] / draw["vanilla"][key]["value"]
+
+
+def _passes(request: Row, config: Row) -> bool:
+    """What ``unsee forget`` asks before it exits with 0."""
+    gone = max(request["left"].values()) <= config["most_left"]
+    return gone and request["largest_certificate"] <= config["most_retained"]
 
 
 def _value(share: Row | None) -> float | None:

@@ -20,7 +20,6 @@ import math
 import os
 import platform
 import resource
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,7 @@ from safetensors import safe_open
 from unsee.errors import NOT_TO_RELEASE
 from unsee.files import write_json
 from unsee.progress import say
-from unsee.runs import revision
+from unsee.runs import command_line, revision
 from unsee.vision.checkpoint import Checkpoint
 
 SCALED = {"llava-1.5-7b-72b": ("llava-1.5-7b", 11.1)}  # the same visual module before 72.1 billion language weights
@@ -187,7 +186,7 @@ def main() -> None:
         root = Path(args.folder or scratch / "models")
         root.mkdir(parents=True, exist_ok=True)
         found: dict[str, Any] = {"runs": [], "baseline": measure(BASELINE)}
-        found["command"] = "python benchmarks/realsize.py " + shlex.join(sys.argv[1:])
+        found["command"] = command_line("python benchmarks/realsize.py")
         images = {kind: VIEWS * count for kind, count in zip(KINDS, args.concepts, strict=True)}
         found |= {"commit": at, "images": images, "side": args.side, "machine": machine()}
         for name in args.shapes.split(","):

@@ -14,11 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from unsee.data.study import FORGET_VIEWS, RETAIN_VIEWS, FolderStudy, PeopleStud
 from unsee.evaluation import statistics, tasks
 from unsee.files import write_json
 from unsee.progress import say
-from unsee.runs import revision
+from unsee.runs import command_line, revision
 from unsee.untrusted import read_yaml
 from unsee.vision.module import Visual, load_full
 
@@ -55,6 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     study, size = study_of(args), SIZES.get(args.study, PHOTOGRAPHED)
     if args.quick:
         size = replace(size, retain=1, heldout=1)
+    sit = partial(tasks.sit, probabilities=not args.quick)
     model, processor = load_full(args.vanilla)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     visual = Visual(model, processor)
@@ -64,11 +64,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for draw in range(args.draws):
         exam = tasks.exam(visual, study, args.split, draw, size)
         forget_ids, retain_ids = study.split(args.split, draw)
-        before = tasks.sit(model, processor, exam, probabilities=not args.quick)
+        before = sit(model, processor, exam)
         row: dict[str, Any] = {"draw": draw, "vanilla": tasks.metrics(before)}
         gold_items = None
         if draw < len(args.gold):
-            gold_items = tasks.sit(load_full(args.gold[draw])[0], processor, exam, probabilities=not args.quick)
+            gold_items = sit(load_full(args.gold[draw])[0], processor, exam)
             row["gold"] = tasks.metrics(gold_items)
         forget = study.concepts(forget_ids, VIEWS["forget"])
         retain = study.concepts(retain_ids, VIEWS["retain"])
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             started = time.perf_counter()
             result = api.forget(model, processor, forget=forget, neutral=study.neutral(), config=config, **shown)
             seconds = time.perf_counter() - started
-            items = tasks.sit(model, processor, exam, probabilities=not args.quick)
+            items = sit(model, processor, exam)
             known = [i for i, b in zip(items, before, strict=True) if b.correct]
             row[mode] = {
                 "metrics": tasks.metrics(items),
@@ -134,7 +134,7 @@ def main() -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16, cache_enabled=False):
         found = run(args)
     found |= {
-        "command": "python benchmarks/request.py " + shlex.join(sys.argv[1:]),
+        "command": command_line("python benchmarks/request.py"),
         "commit": at,
         "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "seconds": time.time() - started,

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from unsee.files import write_json
 from unsee.hardware import has_bf16
+from unsee.runs import command_line
 
 ROOT = Path(__file__).parent.parent
 STEPS = "80"  # of 8 images: 0.64 of a pass over the people to forget, 6 over the flags
@@ -54,7 +54,7 @@ def main() -> None:
         sys.exit(done.returncode)
     out = Path(asked[asked.index("--out") + 1])
     found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
-    found |= {"command": "python benchmarks/rivals.py " + shlex.join(sys.argv[1:])}
+    found |= {"command": command_line("python benchmarks/rivals.py")}
     write_json(ROOT / "benchmarks" / "results" / f"{out.name}.json", found)
 
 

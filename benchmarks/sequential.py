@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -42,7 +40,7 @@ from unsee.ledger.state import Share, State
 from unsee.progress import say, silence
 from unsee.rivals.job import Job
 from unsee.rivals.material import material_of
-from unsee.runs import revision
+from unsee.runs import command_line, revision
 from unsee.tiny import packaged
 from unsee.vision.module import Pixels, Visual, load_full
 
@@ -230,10 +228,13 @@ def summary(args: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
     matrix = found["matrix"]
     best = [min(row[i] for row in matrix[i:]) for i in range(len(matrix))]
     rebound = max((matrix[-1][i] - best[i] for i in range(len(matrix))), default=0.0)
-    command = "python benchmarks/sequential.py " + shlex.join(sys.argv[1:])
     told = {name: getattr(args, name) for name in ("study", "shape", "form", "order", "people", "bf16")}
     told |= {"config": json.loads(args.config)}
-    return found | told | {"commit": args.at, "rebound": rebound, "command": command}
+    return (
+        found
+        | told
+        | {"commit": args.at, "rebound": rebound, "command": command_line("python benchmarks/sequential.py")}
+    )
 
 
 def main() -> None:

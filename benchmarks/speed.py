@@ -12,8 +12,6 @@ and of all layers that reach the features (a square and a wide one are timed, an
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -32,7 +30,7 @@ from unsee.forgetting import recorder as recording
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.recorder import MomentRecorder
 from unsee.progress import say
-from unsee.runs import revision
+from unsee.runs import command_line, revision
 from unsee.vision.blocks import upper_layers
 from unsee.vision.module import Pixels, Visual, load_visual
 from unsee.vision.trace import trace
@@ -132,8 +130,13 @@ def main() -> None:
     seconds = null_spaces(kept, [len(m) for m in inputs.matrices.values()])
     one_pass = RETAINED * result["float32"]["seconds_an_image"]["bare"]
     result["null_spaces"] = {"seconds": seconds, "pass_over_475_images": one_pass}
-    command = "python benchmarks/speed.py " + shlex.join(sys.argv[1:])
-    about = {"shape": args.shape, "device": args.device, "machine": machine(), "command": command, "commit": at}
+    about = {
+        "shape": args.shape,
+        "device": args.device,
+        "machine": machine(),
+        "command": command_line("python benchmarks/speed.py"),
+        "commit": at,
+    }
     write_json(args.out, {**result, **about})
     say(f"null spaces: {result['null_spaces']}, float32 moments off by {result['float32_moments_off_by']:.1e}")
 

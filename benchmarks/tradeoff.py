@@ -10,8 +10,6 @@ draws docs/tradeoff.png of all results.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from dataclasses import replace
 from typing import get_args
 
@@ -21,9 +19,9 @@ from unsee.concepts import Request
 from unsee.config import Constraint, ForgetConfig
 from unsee.evaluation import tasks
 from unsee.files import write_json
-from unsee.prepare import drawn, prepare
+from unsee.prepare import prepare, stand_ins
 from unsee.progress import say
-from unsee.runs import revision
+from unsee.runs import command_line, revision
 from unsee.vision.attention import attention_for
 from unsee.vision.module import Visual, load_full
 
@@ -51,7 +49,7 @@ def main() -> None:
     points = []
     with attention_for(model, base.bf16):
         job = prepare(visual, Request(*shown), None, base)
-        kept = {"retain": job.retain, "statistics": drawn(job.module, job.moments, job.forget, base)}
+        kept = {"retain": job.retain, "statistics": stand_ins(job, job.module, base)}
         for mode, retain in kept.items():
             for form in get_args(Constraint):
                 for strength in STRENGTHS:
@@ -61,8 +59,7 @@ def main() -> None:
                     model.load_state_dict(state)
                     points.append({"form": form, "mode": mode, "strength": strength, "metrics": metrics})
                     say(f"{form} {mode} strength {strength}: {brief(metrics)}")
-    command = "python benchmarks/tradeoff.py " + shlex.join(sys.argv[1:])
-    write_json(args.out, {"points": points, "command": command, "commit": at})
+    write_json(args.out, {"points": points, "command": command_line("python benchmarks/tradeoff.py"), "commit": at})
 
 
 if __name__ == "__main__":

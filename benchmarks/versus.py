@@ -39,7 +39,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -65,7 +64,7 @@ from unsee.concepts import Concept, Request
 from unsee.config import ForgetConfig
 from unsee.files import write_json
 from unsee.progress import say
-from unsee.runs import revision
+from unsee.runs import command_line, revision
 from unsee.vision.attention import attention_for
 from unsee.vision.module import load_visual
 
@@ -340,8 +339,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.folder) if args.folder else make(args.shape, Path(scratch) / args.shape)
         found = compare(args, folder)
-    command = "python benchmarks/versus.py " + shlex.join(sys.argv[1:])
-    write_json(args.out, {**found, "command": command, "commit": at, "machine": machine()})
+    write_json(
+        args.out, {**found, "command": command_line("python benchmarks/versus.py"), "commit": at, "machine": machine()}
+    )
     for mine, rows in found["ratios"].items():
         for name, row in rows.items():
             say(f"{name} takes {row['time']:.1f} times the time and {row['memory']:.1f} times the memory of {mine}")

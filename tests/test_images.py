@@ -4,7 +4,6 @@ import base64
 import io
 import os
 import struct
-import sys
 import zlib
 
 import pytest
@@ -14,9 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from unsee.concepts import ImageRef
-from unsee.data import apart
 from unsee.data.images import BadImage, Caps, FileImage, check, decode, digest, leaves
-from unsee.errors import UnseeError
 
 HEIC = (  # 48×48, of libheif's encoder, which comes under a licence of its own
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAA"
@@ -265,32 +262,6 @@ def test_a_jpeg_of_very_many_scans_is_refused():
     last = data.rindex(b"\xff\xda")
     with pytest.raises(BadImage, match="scans take too long"):
         decode(data[:last] + data[last:-2] * 700 + data[-2:])
-
-
-# In the decoder's place, under its limits: what never ends. A file that is slow everywhere is not to be had.
-ENDLESS = """
-import itertools, sys
-from unsee.data import apart
-apart.pixels = lambda *_: sum(itertools.repeat(0))
-apart.serve(sys.stdin.buffer, sys.stdout.buffer)
-"""
-
-
-def test_what_ends_its_decoder_is_a_bad_image_and_the_next_is_read(monkeypatch):
-    apart._reader.stop()
-    monkeypatch.setattr(apart, "SECONDS", 0)
-    monkeypatch.setattr(apart, "COMMAND", [sys.executable, "-c", ENDLESS])
-    with pytest.raises(BadImage, match="reading it takes over 0 s or 2 GiB"):
-        decode(encoded(format="AVIF"))
-    monkeypatch.undo()
-    assert decode(encoded(format="AVIF")).size == (24, 16)
-
-
-def test_a_decoder_that_does_not_start_is_no_fault_of_the_image(monkeypatch):
-    apart._reader.stop()
-    monkeypatch.setattr(apart, "COMMAND", [sys.executable, "-c", "raise ImportError"])
-    with pytest.raises(UnseeError, match="does not run. Install unsee with what it needs"):
-        decode(encoded(format="GIF"))
 
 
 def metadata(format, name):

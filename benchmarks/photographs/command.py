@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable
 
 import transformers
 
 from unsee.errors import UnseeError
 from unsee.progress import alarm, tell
-from unsee.runs import revision
+from unsee.runs import command_line, revision
 
 
 def told(work: Callable[[], str]) -> int:
@@ -26,4 +24,4 @@ def told(work: Callable[[], str]) -> int:
 
 def provenance(module: str) -> dict[str, str]:
     """How a result comes to be: the command, as it was given, and the commit. Asked before the work begins."""
-    return {"command": f"python -m benchmarks.photographs.{module} " + shlex.join(sys.argv[1:]), "commit": revision()}
+    return {"command": command_line(f"python -m benchmarks.photographs.{module}"), "commit": revision()}

@@ -35,7 +35,7 @@ from unsee.forgetting.moments import Moments
 from unsee.forgetting.recorder import MomentRecorder
 from unsee.forgetting.region import Images
 from unsee.forgetting.run import Forgetting, Forgotten
-from unsee.prepare import drawn, prepare
+from unsee.prepare import prepare, stand_ins
 from unsee.progress import say
 from unsee.report import Report, Shot, write_page
 from unsee.vision.attention import attention_for
@@ -118,9 +118,9 @@ class Demo:
         self.ours(job.variant(replace(SETTINGS, **settings), retain))
 
     def drawn(self, job: Forgetting) -> Images:
-        """Retained images drawn from their statistics, as where they are gone."""
+        """In place of the retained images, as where they are gone."""
         with attention_for(self.model, training=False):
-            return drawn(cast(Upper, job.module), job.moments, job.forget, SETTINGS)
+            return stand_ins(job, cast(Upper, job.module), SETTINGS)
 
     def watch(self) -> Callable[[int], dict[str, float]]:
         """Names of a few people of each group, asked while the model forgets: the curve of the report."""

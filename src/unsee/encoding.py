@@ -126,7 +126,7 @@ class Distribution:
     def parts(self) -> list[Replay | None]:
         """None in it: images differ in size, or the module runs whole."""
         if self.some:
-            self.fitted, self.some = [total([*self.fitted, Replay.fit(self.some, self.block)])], []
+            self.fitted, self.some = [summed([*self.fitted, Replay.fit(self.some, self.block)])], []
         return self.fitted
 
 
@@ -141,7 +141,7 @@ def entered(shown: Images) -> Iterator[Tensor] | None:
     return (torch.stack([h() for h in group]) for group in groups.values())
 
 
-def total(parts: Sequence[Replay | None]) -> Replay | None:
+def summed(parts: Sequence[Replay | None]) -> Replay | None:
     """None where one of them has none, or is of another shape."""
     whole = [p for p in parts if p is not None]
     if not whole or len(whole) < len(parts) or any(p.shape != whole[0].shape for p in whole):

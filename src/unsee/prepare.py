@@ -16,7 +16,7 @@ from unsee import processes
 from unsee.concepts import Concept, ImageRef, Request, pictures_of, refuse_kept
 from unsee.config import ForgetConfig
 from unsee.data.images import FileImage, load_all
-from unsee.encoding import Distribution, encode, encode_some, entered, groups_of, total
+from unsee.encoding import Distribution, encode, encode_some, entered, groups_of, summed
 from unsee.errors import UnseeError
 from unsee.files import sha256
 from unsee.forgetting import contrast
@@ -106,7 +106,7 @@ def prepare(
         draws = config.replay and (config.replay_always or not retain.pixels)
         if (config.lookalikes or draws) and _fits(upper, moments, train):
             beside += lookalikes(upper, moments, train, config)
-            replayed = drawn(upper, moments, train, config) if draws else replayed
+            replayed = _drawn(upper, moments, train, config) if draws else replayed
     if beside.pixels or replayed.pixels or (neutral.pixels and not reference):
         region = Region(config.region, train, neutral, retain if retain.pixels else replayed, aims)
         beside, replayed = _others(beside, region), _others(replayed, region)
@@ -195,7 +195,7 @@ def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig
                 done += sum(len(c.images) for group in groups for c in group)
                 tick(done)
     moments = recorder.moments({"model": fingerprint(visual.tensors())})
-    replay = total([r for parts in processes.everywhere(distribution.parts()) for r in parts])
+    replay = summed([r for parts in processes.everywhere(distribution.parts()) for r in parts])
     return replace(moments, replay=replay, pictures=tuple(sorted(pictures_of(concepts))))
 
 
@@ -238,7 +238,12 @@ def _fits(upper: Upper, moments: Moments, like: Images) -> bool:
     return True
 
 
-def drawn(upper: Upper, moments: Moments, like: Images, config: ForgetConfig) -> Images:
+def stand_ins(job: Forgetting, upper: Upper, config: ForgetConfig) -> Images:
+    """What a request that is prepared would keep if its retained images were gone."""
+    return _others(_drawn(upper, job.moments, job.forget, config), job.region)
+
+
+def _drawn(upper: Upper, moments: Moments, like: Images, config: ForgetConfig) -> Images:
     """Retained images drawn from their statistics.
 
     ``like``: images that have entered the upper part. Of a drawn image only what enters there is drawn; its pixels,

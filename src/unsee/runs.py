@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -98,6 +100,11 @@ def revision() -> str:
     except OSError:  # no git here
         found = ""
     return found or unsee.__version__
+
+
+def command_line(program: str) -> str:
+    """The command line that runs ``program`` now, as a shell reads it."""
+    return shlex.join([*shlex.split(program), *sys.argv[1:]])
 
 
 def resolved(config: Any, **flags: Any) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -64,6 +62,7 @@ def compare(
     from unsee.embedded import EMBEDDED
     from unsee.files import write_json
     from unsee.rivals import METHODS, method
+    from unsee.runs import command_line
 
     if data != "people" and model is None:
         raise UnseeError(f"--data {data} is a folder: --model DIR gives the model that was taught it.")
@@ -84,7 +83,7 @@ def compare(
     )  # fmt: skip
     plan.study().split(split)
     contest(plan, names, out, jobs)
-    found = assemble(plan, out, "unsee " + shlex.join(sys.argv[1:]))
+    found = assemble(plan, out, command_line("unsee"))
     write_json(out / "comparison.json", found.to_json(), private=True)
     made = table(found)
     made.write(out)
