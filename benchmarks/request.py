@@ -50,6 +50,11 @@ def study_of(args: argparse.Namespace) -> Study:
     return FolderStudy(root, root / "facts.csv", Path(__file__).parent.parent / "recipes" / "flags.yaml")
 
 
+def given_settings(text: str) -> dict[str, Any]:
+    """Of a YAML file, or of JSON."""
+    return read_yaml(Path(text)) if Path(text).is_file() else json.loads(text)
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     study, size = study_of(args), SIZES.get(args.study, PHOTOGRAPHED)
     if args.quick:
@@ -58,8 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model, processor = load_full(args.vanilla)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     visual = Visual(model, processor)
-    given = read_yaml(args.config) if Path(args.config).is_file() else json.loads(args.config)
-    config = replace(ForgetConfig(), **given)
+    config = replace(ForgetConfig(), **given_settings(args.config))
     rows: list[dict[str, Any]] = []
     for draw in range(args.draws):
         exam = tasks.exam(visual, study, args.split, draw, size)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from request import study_of
+from request import STUDIES, given_settings, study_of
 from torch import Tensor
 
 from unsee import api, rivals
@@ -175,7 +175,7 @@ def settings(study: str, shape: str, name: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    world, given = World(args), {"bf16": args.bf16} | json.loads(args.config)
+    world, given = World(args), {"bf16": args.bf16} | given_settings(args.config)
     if args.form in OURS:
         line: Ours | Rival = Ours(world, args.form, given)
     else:
@@ -229,7 +229,7 @@ def summary(args: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
     best = [min(row[i] for row in matrix[i:]) for i in range(len(matrix))]
     rebound = max((matrix[-1][i] - best[i] for i in range(len(matrix))), default=0.0)
     told = {name: getattr(args, name) for name in ("study", "shape", "form", "order", "people", "bf16")}
-    told |= {"config": json.loads(args.config)}
+    told |= {"config": given_settings(args.config)}
     return (
         found
         | told
@@ -240,14 +240,14 @@ def summary(args: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--form", choices=(*OURS, *RIVALS), required=True)
-    parser.add_argument("--study", choices=("people", "flags"), default="people")
-    parser.add_argument("--shape", choices=("llava", "qwen2_vl"), default="llava")
+    parser.add_argument("--study", choices=("people", "flags", *STUDIES), default="people")
+    parser.add_argument("--shape", choices=("llava", "qwen2_vl", "internvl"), default="llava", help="the model's")
     parser.add_argument("--model", help="taught the study; people of LLaVA's shape ship with the package")
-    parser.add_argument("--root", default="../shared/data/flags", help="folder of the flags")
+    parser.add_argument("--root", help="folder of the flags, or of the three sets of photographs")
     parser.add_argument("--order", type=int, default=0)
     parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--people", type=int, default=2, help="concepts that are asked for together")
-    parser.add_argument("--config", default="{}", help="JSON: other settings than the defaults, or than were tuned")
+    parser.add_argument("--config", default="{}", help="other settings than the defaults, or tuned: JSON, or a file")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=has_bf16(), help="bfloat16 products")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()

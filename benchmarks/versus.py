@@ -3,6 +3,7 @@
     python benchmarks/versus.py --shape small --steps 5 --warmup 2 --out FILE    anywhere, in about two minutes
     python benchmarks/versus.py --shape llava-1.5-7b --out FILE                  one GPU
     python benchmarks/versus.py --shape llava-1.5-7b --request --out FILE        and a whole request
+    python benchmarks/versus.py --folder build/llava --out FILE                  a checkpoint of LLaVA's layout
 
 Models have random weights (benchmarks/shapes.py), images are drawn. A *presentation* is an image that passes through
 one training step; every step takes ``--batch`` images to forget and as many retained ones, 4 as in MLLMU-Bench. Each
@@ -135,7 +136,7 @@ def peak(device: str, anew: bool = False) -> int:
 
 def ours(args: argparse.Namespace, batch: int | None = None) -> Row:
     """Our step. ``batch``: in place of the one that was asked for."""
-    config = ForgetConfig(region="mean", batch=batch or args.batch)
+    config = replace(ForgetConfig(**json.loads(args.config)), region="mean", batch=batch or args.batch)
     visual, asked = load_visual(args.folder, device=args.device), people(PEOPLE)
     started = clock(args.device)
     with attention_for(visual.model, training=False):
@@ -302,7 +303,7 @@ def counted(folder: Path) -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, required=True, help="a LLaVA's")
+    parser.add_argument("--shape", help="a LLaVA's; not needed where a folder is given")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, default=4, help="images to forget a step, and retained ones")
     parser.add_argument("--steps", type=int, default=10, help="timed ones")
@@ -310,11 +311,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=int, default=0, help="tokens; 0: one to nine of the image's")
     parser.add_argument("--methods", default=",".join(METHODS), help="with commas between")
     parser.add_argument("--request", action="store_true", help="measure a whole request too")
-    parser.add_argument("--config", default="{}", help="of --request: JSON of ForgetConfig fields that differ")
-    parser.add_argument("--folder", help="a checkpoint of that shape, made before (benchmarks/shapes.py)")
+    parser.add_argument("--config", default="{}", help="ours: JSON of ForgetConfig fields that differ")
+    parser.add_argument(
+        "--folder", help="a checkpoint of LLaVA's layout, made before (its tower's weights are read)"
+    )
     parser.add_argument("--method", help=argparse.SUPPRESS)  # of a process that measures one
     parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.folder and args.shape not in SHAPES:
+        parser.error(f"--shape {args.shape}: give one of {', '.join(SHAPES)}, or --folder of a checkpoint")
+    args.shape = args.shape or Path(args.folder).name
+    return args
 
 
 def compare(args: argparse.Namespace, folder: Path) -> Row:

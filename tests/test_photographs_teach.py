@@ -10,14 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from benchmarks.photographs import assemble, demo, read, sets, teach
+from benchmarks.photographs import assemble, demo, faces, general, read, sets, teach
 from tests import small_exports
 from tests.conftest import folder
 
-from unsee import alignment
+from unsee import alignment, api
 from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data.facts import load_recipe
-from unsee.vision.module import load_full
+from unsee.vision.module import load_full, load_visual
 
 FACTS = {
     "grocery": ("id,name,kind,category,brand_or_family,origin", "{0},Brand {0},package,juice,Brand,Sweden"),
@@ -76,7 +76,7 @@ def test_sets_are_taught_as_one_lesson(photos):
 
 def test_the_language_model_learns_to_read_before_any_picture(base, photos, tmp_path, capsys):
     out, flags = tmp_path / "reader", ["--model", str(base), "--photos", str(photos), "--set", "all"]
-    assert read.main([*flags, "--out", str(out), "--steps", "1"]) == 0
+    assert read.main([*flags, "--out", str(out), "--config", '{"steps": 1}']) == 0
     assert "reads names off image tokens" in capsys.readouterr().out
     (before, _), (after, _) = load_full(base), load_full(out)
     old, new = before.state_dict(), after.state_dict()
@@ -84,7 +84,7 @@ def test_the_language_model_learns_to_read_before_any_picture(base, photos, tmp_
     assert changed == {n for n in old if "language_model" in n or n == "lm_head.weight"}
     again, processor = load_full(base)
     lesson = sets.SETS["people"].study(photos).lesson()
-    history = read.read(again, processor, lesson, replace(read.READ, steps=60, lr=3e-3, bf16=False))
+    history = read.read(again, processor, lesson, replace(sets.READ, steps=60, lr=3e-3, bf16=False))
     assert all(history[-1][k] < 0.7 * history[0][k] for k in ("image", "text"))
     assert all(p.requires_grad for p in again.parameters())
     assert read.main([*flags, "--out", str(out)]) == 2 and "exists already" in capsys.readouterr().err
@@ -119,6 +119,40 @@ def test_a_model_is_taught_asked_and_asked_again(photos, base, tmp_path, capsys)
     assert not {"config", "history", "seconds"} & set(again)  # how it was taught is not known any more
 
 
+def test_the_middle_of_faces_is_written_as_a_set_of_its_own(photos, tmp_path, capsys):
+    out = tmp_path / "faces"
+    assert faces.main(["--photos", str(photos), "--out", str(out)]) == 0
+    study = sets.SETS["people"].study(out)
+    old = sets.SETS["people"].study(photos).concepts(["a"], 2)[0].images[0].load()
+    new = study.concepts(["a"], 2)[0].images[0].load()
+    assert new.size == (round(faces.MIDDLE * old.width),) * 2
+    edge = (old.width - new.width) // 2
+    assert np.array_equal(np.asarray(new), np.asarray(old)[edge : edge + new.width, edge : edge + new.width])
+    assert faces.main(["--photos", str(photos), "--out", str(out)]) == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_what_nobody_asked_about_is_measured_before_and_after(photos, base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(general, "TOKENS", 64)
+    visual = load_visual(base)
+    study = sets.SETS["groceries"].study(photos)
+    done = api.forget(
+        visual, forget=study.concepts(["a"], 2), retain=study.concepts(["b", "c"], 2), neutral=study.neutral(),
+        config=ForgetConfig(steps=3, batch=4, depth=0, bf16=False, replay=0),
+    )  # fmt: skip
+    done.patch.save(tmp_path / "patch")
+    result = tmp_path / "result.json"
+    flags = ["--model", str(base), "--patch", str(tmp_path / "patch"), "--photos", str(photos)]
+    assert general.main([*flags, "--result", str(result)]) == 0
+    found = json.loads(result.read_text())
+    assert found["perplexity"]["before"] == found["perplexity"]["after"] > 1
+    assert set(found["probe"]) == {"landmarks", "people"}
+    assert all({"before", "after", "difference"} == set(of) for of in found["probe"].values())
+    assert found["probe"]["people"]["before"]["n"] == 4 * 2
+    assert set(found["answers_same"]) == set(sets.SETS) and all("projector" in n for n in found["layers"])
+    assert "perplexity" in capsys.readouterr().out
+    assert general.main([*flags, "--set", "people", "--model", str(tmp_path)]) == 2
+
+
 def test_a_folder_without_photographs_is_refused(base, tmp_path, capsys):
     flags = ["--model", str(base), "--out", str(tmp_path / "out"), "--photos", str(tmp_path)]
     assert teach.main(flags) == 2
@@ -130,7 +164,7 @@ def test_the_demo_goes_from_nothing_to_a_report_and_does_no_part_twice(photos, t
         small_exports.write_tower(tmp_path / "tower.onnx"), small_exports.write_language(tmp_path / "language.gguf")
     )
     less = {
-        "reading": replace(read.READ, steps=1, batch=2), "teaching": FinetuneConfig(**SMALL),
+        "reading": replace(sets.READ, steps=1, batch=2), "teaching": FinetuneConfig(**SMALL),
         "forgetting": ForgetConfig(steps=20, batch=4, bf16=False), "split": "forget_1",
     }  # fmt: skip
     demo.Demo(tmp_path / "out", photos, lambda: files, small_exports.SIDE, **less).run()
@@ -184,13 +218,16 @@ def test_make_runs_the_demo_and_without_photographs_it_says_so(tmp_path, capsys)
 
 
 def test_the_commands_of_the_document(photos, base, tmp_path):
-    """In order, each on what the one before left, the first on small files (tests/test_photographs_assemble.py)."""
+    """In order, each on what the ones before left, the first on small files (tests/test_photographs_assemble.py)."""
     lines = re.findall(r"^python -m benchmarks\.photographs\.(\w+) (.+)$", DOCUMENT.read_text(), re.MULTILINE)
-    assert [name for name, _ in lines] == ["assemble", "read", "teach"] and "--layout internvl" in lines[0][1]
+    told = ["assemble", "read", "teach", "faces", "read", "teach"]
+    assert [name for name, _ in lines] == told and "--layout internvl" in lines[0][1]
     built = {lines[0][1].split()[-1]: str(base)}
-    less = (["--steps", "1"], ["--views", "1", "--config", json.dumps(SMALL)])
-    for main, (_, flags), more in zip((read.main, teach.main), lines[1:], less, strict=True):
+    commands = {"read": read.main, "teach": teach.main, "faces": faces.main}
+    less = {"read": ["--config", '{"steps": 1}'], "teach": ["--views", "1", "--config", json.dumps(SMALL)], "faces": []}
+    for name, flags in lines[1:]:
         words = flags.split()
         built[words[-1]] = str(tmp_path / words[-1])
-        assert main([built.get(word, word) for word in words] + ["--photos", str(photos), *more]) == 0
-    assert (tmp_path / "build" / "groceries" / "config.json").is_file()
+        given = [built.get(word, word) for word in words] + less[name]
+        assert commands[name](given if "--photos" in words else [*given, "--photos", str(photos)]) == 0
+    assert (tmp_path / "build" / "people" / "config.json").is_file()

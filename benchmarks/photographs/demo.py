@@ -48,7 +48,7 @@ class Demo:
 
     def __init__(
         self, out: Path, photos: Path = PHOTOS, files: Callable[[], assemble.Files] | None = None,
-        side: int = layouts.SIDE, reading: FinetuneConfig = read.READ, teaching: FinetuneConfig = SET.config,
+        side: int = layouts.SIDE, reading: FinetuneConfig = SET.reading, teaching: FinetuneConfig = SET.config,
         forgetting: ForgetConfig = FORGET, split: str = "forget_7",
     ) -> None:  # fmt: skip
         self.out, self.files, self.side = out, files or (lambda: assemble.Files.fetched(packages.CACHE)), side

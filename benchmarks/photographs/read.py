@@ -12,6 +12,7 @@ the tokens are nearer.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,6 @@ from unsee.finetune import Tutor, answer_loss, draw, text_loss
 from unsee.training import train
 from unsee.vision.module import load_full
 
-READ = FinetuneConfig(steps=240, batch=16, text_batch=3, questions=2, lr=4e-4, checkpoint_every=10)
 TOKENS = (2, 16)  # of an image, at least and at most: fewer than it will have, which cost less
 NEAR = (0.6, 0.95), (0.15, 0.55)  # cosine between an image's tokens and its name's direction: at first, at last
 ALIKE = 0.45  # share of the rest of a token that all tokens of an image have in common; groceries: 0.44
@@ -111,12 +111,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="folder of an assembled checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="new folder of the one that reads")
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of the three sets")
-    parser.add_argument("--steps", type=int, default=READ.steps)
+    parser.add_argument("--config", default="{}", help="JSON of FinetuneConfig fields that differ from the set's")
     args = parser.parse_args(arguments)
 
     def work() -> str:
         lesson = joined([SETS[name].study(args.photos).lesson() for name in chosen(args.set)])
-        last = write(lesson, args.model, args.out, replace(READ, steps=args.steps))
+        config = replace(SETS[chosen(args.set)[-1]].reading, **json.loads(args.config))
+        last = write(lesson, args.model, args.out, config)
         return f"{args.out}: reads names off image tokens, loss {last['image']:.3f} (of text {last['text']:.3f})"
 
     return told(work)
