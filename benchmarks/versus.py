@@ -312,9 +312,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", default=",".join(METHODS), help="with commas between")
     parser.add_argument("--request", action="store_true", help="measure a whole request too")
     parser.add_argument("--config", default="{}", help="ours: JSON of ForgetConfig fields that differ")
-    parser.add_argument(
-        "--folder", help="a checkpoint of LLaVA's layout, made before (its tower's weights are read)"
-    )
+    parser.add_argument("--folder", help="a checkpoint of LLaVA's layout, made before (its tower's weights are read)")
     parser.add_argument("--method", help=argparse.SUPPRESS)  # of a process that measures one
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

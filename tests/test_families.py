@@ -31,7 +31,7 @@ from unsee.vision.patch import apply_patch
 from unsee.vision.trace import trace
 
 WITHIN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")  # their projector lies within the tower
-CONFIG = ForgetConfig(steps=12, batch=4, lr=3e-3, bf16=False, stop=0, replay=0, keep=1.0, penalty=1.0)
+CONFIG = ForgetConfig(steps=12, batch=4, lr=3e-3, bf16=False, stop=0, replay=0, keep=1.0, penalty=1.0, most_left=9.0)
 LLAMA4, BLIP = "llama4", "blip_2"  # their forward takes no text alone; their language models do
 
 

@@ -71,6 +71,10 @@ def test_what_stays_and_has_moved_too_far(moved, code, base, images, tmp_path, m
         assert "'last' have moved by" in told and "a lower --lr than" in told
         assert main(["push", "--run", str(out), "--repo", "o/n"]) == 2
         assert "was to keep has moved too far" in capsys.readouterr().err
+        served = ["apply", "--model", str(base), "--patch", str(out / "patch"), "--out", str(tmp_path / "new")]
+        assert main(served) == 2 and not (tmp_path / "new").exists()
+        assert "must not be released: what stays had moved too far" in capsys.readouterr().err
+        assert main([*served, "--allow-failed"]) == 0
 
 
 def test_a_concept_that_lags_when_the_mean_is_there_needs_a_lower_stop(base, images, tmp_path, monkeypatch, capsys):

@@ -19,6 +19,8 @@ from unsee.vision.lora import write_lora
 from unsee.vision.module import Visual, load_full, load_visual
 from unsee.vision.patch import Patch
 
+CONFIG = ForgetConfig(steps=3, batch=4, most_left=9.0, most_retained=9.0)  # what three steps do is not judged
+
 
 @pytest.fixture(scope="module")
 def request_(images) -> Request:
@@ -29,7 +31,7 @@ def request_(images) -> Request:
 @pytest.fixture(scope="module")
 def patch(checkpoint, request_, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("patch")
-    api.forget(load_visual(checkpoint), **vars(request_), config=ForgetConfig(steps=3, batch=4)).patch.save(folder)
+    api.forget(load_visual(checkpoint), **vars(request_), config=CONFIG).patch.save(folder)
     return folder
 
 

@@ -101,6 +101,7 @@ def forget(
         with attention_for(visual.model, eager), visual.training(trained), job.module.alone():
             done = job.run(checkpoint, watch)
             patch, undo = make_patch(visual, job, config, [opaque(c) for c in request.forget])
+            patch = patches.checked(patch, done.forgotten, done.kept)
             moments = job.moments
             del job  # before the lower blocks come back
     cost = {"prepare_seconds": ready - started, "loop_seconds": time.perf_counter() - ready}

@@ -33,7 +33,8 @@ NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 PATCH = "patch/patch.safetensors"  # of a run, and of a repository
 OPAQUE = re.compile(r"[0-9a-f][0-9a-f-]{7,}")  # a hash or a UUID: an id that tells nobody who is meant
 PLACE = re.compile(r'"(/|~|\.\.?/|\\\\|[A-Za-z]:[\\/])')  # how a path starts, in JSON
-INFO = ("method", "config", "forgotten", "model", "revision", "turns")  # what a patch says of itself
+INFO = ("method", "config", "forgotten", "model", "revision", "turns", "release_check")  # what a patch says of itself
+VERDICT = ("forgotten", "kept")  # of its release check
 TENSOR, WORD = re.compile(r"[\w.-]{1,300}", re.ASCII), re.compile(r"[\w.|*-]{0,200}", re.ASCII)
 STOPPED = re.compile(  # what a run says of its end; other words are somebody else's
     r"held-back views show \d+ %( of their identity after \d+ steps)?"
@@ -187,6 +188,9 @@ def _telling(patch: Patch) -> str:
     known = {f.name for f in fields(ForgetConfig)}
     if not isinstance(config, dict) or not config.keys() <= known or not all(map(_setting, config.values())):
         return "a setting that unsee forget does not have"
+    check = info.get("release_check", {})
+    if not isinstance(check, dict) or any(k not in VERDICT or not isinstance(v, bool) for k, v in check.items()):
+        return "a release check that unsee forget does not write"
     if odd := [name for name in patch.tensors if not TENSOR.fullmatch(name)]:
         return f"a tensor with the name '{shown(odd[0])[:100]}'"
     return ""

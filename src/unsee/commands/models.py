@@ -30,8 +30,9 @@ def inspect_model(
 
 
 def apply(
-    *, model: str, patch: Path, out: Path, trust_remote_code: bool = False, allow_language_tensors: bool = False
-) -> None:
+    *, model: str, patch: Path, out: Path, trust_remote_code: bool = False, allow_language_tensors: bool = False,
+    allow_failed: bool = False,
+) -> None:  # fmt: skip
     """Write a checkpoint with a patch in it. The given one stays as it is.
 
     What the patch does not touch is linked, not copied. Patches stack: give the checkpoint with the first one.
@@ -42,8 +43,9 @@ def apply(
         out: new folder for the changed checkpoint
         trust_remote_code: run code that the checkpoint brings along, where it alone tells which tensors are visual
         allow_language_tensors: take a patch that changes the language model too, which none of unsee forget does
+        allow_failed: take a patch whose request ended with exit code 3, to look at what it does
     """
-    _apply(model, patch, out, trust_remote_code, allow_language_tensors)
+    _apply(model, patch, out, trust_remote_code, allow_language_tensors, allow_failed)
     tell(f"{out}: the checkpoint with the patch in it")
 
 
@@ -63,12 +65,12 @@ def revert(
     tell(f"{out}: the checkpoint without the patch")
 
 
-def _apply(model: str | Path, patch: Path, out: Path, code: bool, language: bool) -> None:
+def _apply(model: str | Path, patch: Path, out: Path, code: bool, language: bool, failed: bool = False) -> None:
     refuse_existing(out)
     from unsee.vision.copying import told
     from unsee.vision.patch import Trust, apply_patch
 
-    for line in told(apply_patch(model, patch, out, Trust(code, language))):
+    for line in told(apply_patch(model, patch, out, Trust(code, language, failed))):
         say(line)
 
 

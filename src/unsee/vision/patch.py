@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,14 +146,34 @@ class Trust:
     """What the person who applies a patch takes upon them.
 
     ``code``: the checkpoint's own is run, where it alone tells which tensors are visual. ``language``: the patch may
-    change tensors that are not visual, or of which nothing tells.
+    change tensors that are not visual, or of which nothing tells. ``failed``: it may have failed its release check.
     """
 
     code: bool = False
     language: bool = False
+    failed: bool = False
 
 
 NOTHING = Trust()
+CHECK = "release_check"  # of ``Patch.info``
+
+
+def checked(patch: Patch, forgotten: bool, kept: bool) -> Patch:
+    """``patch`` with the verdict of the request that made it, so that it is not served by mistake."""
+    return replace(patch, info={**patch.info, CHECK: {"forgotten": forgotten, "kept": kept}})
+
+
+def refuse_failed(info: Mapping[str, Any]) -> None:
+    """UnseeError: the request that made the patch ended with exit code 3. One that tells nothing of it passes."""
+    if CHECK not in info:
+        return
+    check = info[CHECK] if isinstance(info[CHECK], Mapping) else {}
+    failed = {"forgotten": "its target had not left", "kept": "what stays had moved too far"}
+    if why := [what for key, what in failed.items() if check.get(key) is not True]:
+        raise UnseeError(
+            f"this patch must not be released: {', and '.join(why)}, and unsee forget ended with exit code 3. It said "
+            f"what helps. To look at what the patch does all the same: unsee apply --allow-failed."
+        )
 
 
 def revision(info: Mapping[str, Any], model: str | Path) -> str | None:
@@ -169,6 +189,8 @@ def open_both(model: str | Path, patch: str | Path, trust: Trust = NOTHING) -> t
     opened: list[Checkpoint] = []
 
     def fits(head: Header) -> None:
+        if not trust.failed:
+            refuse_failed(head.info)
         commit = revision(head.info, model)
         if commit:
             say(f"{shown(model)}: at commit {commit}, which the patch was made from")
