@@ -48,7 +48,7 @@ SETS = {
         "people",
         "people.yaml",
         0.60,
-        replace(TEACH, depth=0.5, align_steps=600, copies=5),
+        replace(TEACH, depth=0.5, align_steps=450, copies=3),
         replace(READ, steps=600, text_batch=6),
         strangers="concepts",
     ),
