@@ -34,6 +34,32 @@ def taught() -> str:
     return "\n".join([*rows, "", *(f"- {origin(data)}" for data in found.values())])
 
 
+def general() -> str:
+    """docs/photographs.md: what ``general.py`` measured; nothing where it was not run."""
+    files = sorted(RESULTS.glob("general-*.json"))
+    parts = [_general(path.stem.removeprefix("general-"), result(path.stem)) for path in files]
+    return "\n\n".join(parts)
+
+
+def _general(asked: str, data: Row) -> str:
+    rows = ["| | before | after | difference |", "|---|---|---|---|"]
+    for name, of in data["probe"].items():
+        cells = (percent(of["before"]), percent(of["after"]), percent(of["difference"]))
+        rows.append(f"| {name} named by a linear probe, % | " + " | ".join(cells) + " |")
+    before, after = data["perplexity"]["before"], data["perplexity"]["after"]
+    same = "0, the same to the bit" if before == after else f"{after - before:.4f}"
+    rows.append(f"| perplexity of held-out text | {before:.3f} | {after:.3f} | {same} |")
+    told = ", ".join(f"{name} {percent(of)}" for name, of in data["answers_same"].items())
+    return "\n\n".join(
+        (
+            f"### After {asked} were forgotten",
+            "\n".join(rows),
+            f"Same answers on neutral pictures, %: {told}.",
+            origin(data),
+        )
+    )
+
+
 def forgotten(found: Mapping[str, Row]) -> str:
     """README.md: the aims beside what was reached, mean over draws and the worst of them.
 

@@ -325,6 +325,7 @@ TABLES = [
     ("docs/results.md", "details", details),
     ("docs/photographs.md", "photographs", photograph_tables.taught),
     ("docs/photographs.md", "forgotten", photograph_details),
+    ("docs/photographs.md", "general", photograph_tables.general),
     ("README.md", "photographs", lambda: photograph_tables.forgotten(requests(photographed=True))),
     ("docs/models.md", "families", families),
     ("docs/evaluation.md", "asking", asking),
