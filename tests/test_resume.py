@@ -17,6 +17,7 @@ from unsee.cli import main
 from unsee.commands.shared import checkpoints as checkpoints_of
 from unsee.errors import UnseeError
 from unsee.forgetting.optimizer import ProjectedAdam
+from unsee.vision.patch import Patch
 
 PATCH = "patch/patch.safetensors"
 FLAGS = ["--steps", "60", "--batch", "2", "--stop", "0", "--most-left", "9", "--replay", "24"]
@@ -112,6 +113,37 @@ def test_a_run_resumed_while_its_rate_falls_ends_where_it_would_have(checkpoints
     assert (once / PATCH).read_bytes() == (twice / PATCH).read_bytes()
     history = json.loads((twice / "metrics.json").read_text())["history"]
     assert [h["step"] for h in history if "left" in h] == [20] and len(history) == 30
+
+
+@pytest.mark.parametrize("stopped", [20, 30])
+def test_a_run_resumed_when_the_blocks_join_ends_alike(stopped, checkpoints, images, tmp_path, monkeypatch):
+    """The projector alone is off course at step 20, and the blocks begin there, at a rate of their own."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    flags = ("--projector-first", "--stop", "0.01", "--steps", "40")
+    assert main(command(checkpoints["llava"], images, once, *flags)) == 0
+    save = resume.save
+
+    def stop(folder, weights, optimizer, origin, step, history):
+        save(folder, weights, optimizer, origin, step, history)
+        if step == stopped:
+            raise KeyboardInterrupt
+
+    args = command(checkpoints["llava"], images, twice, *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", stop)
+        assert main(args) == 130
+    assert main(args) == 0
+    assert (once / PATCH).read_bytes() == (twice / PATCH).read_bytes()
+    history = json.loads((twice / "metrics.json").read_text())["history"]
+    assert [h["step"] for h in history if "rate" in h] == [1, 21]
+    names = set(Patch.load(once / "patch").tensors)
+    assert any("projector" in n for n in names) and any("vision" in n for n in names)
+
+
+def test_a_projector_that_is_on_course_changes_alone(checkpoints, images, tmp_path):
+    out = tmp_path / "run"
+    assert main(command(checkpoints["llava"], images, out, "--projector-first", "--stop", "0.99")) == 0
+    assert all("projector" in n for n in Patch.load(out / "patch").tensors)
 
 
 def test_a_second_run_to_the_same_output_is_told(checkpoints, images, tmp_path, capsys):

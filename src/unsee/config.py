@@ -75,6 +75,8 @@ class ForgetConfig:
     """hard null space: threshold of the rule"""
     depth: float = 0.2
     """share of the tower's blocks that train, counted from the last, with all layers after them; 0: projector alone"""
+    projector_first: bool = False
+    """train the projector alone until a check from which --stop would not be reached in time, then the blocks too"""
     attention: bool = True
     """train attention projections of these blocks too"""
     layers: str = ""

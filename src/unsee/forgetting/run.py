@@ -21,7 +21,7 @@ from unsee.forgetting import contrast, nullspace, penalty
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
-from unsee.forgetting.schedule import CHECK, eased, end_of, forgotten_at, pulled, rate_at
+from unsee.forgetting.schedule import CHECK, eased, end_of, forgotten_at, joined, pulled, rate_at
 from unsee.progress import progress, say
 
 # Steps that are tried for the rate, at most: what one moves grows with its square where it is small, and faster where
@@ -89,6 +89,7 @@ class Forgetting:
         dtypes: Mapping[str, torch.dtype] | None = None,
         inputs: Sequence[str] = (),
         drawn: Images | None = None,
+        first: Sequence[str] = (),
     ) -> None:
         self.module, self.layers, self.config = module, layers, config
         self.forget, self.check, self.neutral, self.retain = forget, check, neutral, retain
@@ -97,6 +98,7 @@ class Forgetting:
         self.base = base or self.start
         self.settled = settled or penalty.Settled.empty()
         self.reference, self.inputs = reference, inputs
+        self.first = [n for n in first if n in layers]
         self.drawn, self.stay = drawn or Images([], []), Images([], [])
         self.stay += retain
         self.stay += self.drawn
@@ -148,8 +150,14 @@ class Forgetting:
         images = (self.forget, self.check, self.neutral, self.retain if retain is None else retain)
         return Forgetting(
             self.module, layers, *images, self.moments, config, self.base, self.settled, self.reference, self.dtypes,
-            self.inputs, self.drawn,
+            self.inputs, self.drawn, self.first,
         )  # fmt: skip
+
+    @property
+    def training(self) -> dict[str, nn.Linear]:
+        """The layers that train now."""
+        alone = self.first and not joined(self.history, self.config)
+        return {n: self.layers[n] for n in self.first} if alone else self.layers
 
     def gradients(self, step: int) -> dict[str, Tensor]:
         """The step's gradients, in the weights' ``grad``; returns the terms of the loss on its batch.
@@ -159,7 +167,7 @@ class Forgetting:
         config, rng = self.config, np.random.default_rng([self.config.seed, step])
         batch = [(s, i) for s in (self.forget, self.neutral, self.stay) for i in _some(rng, len(s), config.batch)]
         whole = (sum(s is self.forget for s, _ in batch), sum(s is not self.forget for s, _ in batch))
-        weights, share = [m.weight for m in self.layers.values()], self._weights()
+        weights, share = [m.weight for m in self.training.values()], self._weights()
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
         names = ("forget", "anchor", *(("keep",) if whole[1] else ()))
@@ -197,7 +205,7 @@ class Forgetting:
         weights["settled"] = config.hold(self.settled.concepts)
         weights["anchor"] *= config.share(len(set(self.forget.concepts)))
         weights["anchor"] *= pulled(self.history, config)
-        return weights | {"penalty": config.penalty * eased(self.history, config)}
+        return weights | {"penalty": config.penalty * eased(self.history, config, bool(self.first))}
 
     def penalty(self) -> Tensor:
         """The cumulative penalty of the whole change, without its weight."""
@@ -235,16 +243,17 @@ class Forgetting:
         origin, trained = self._origin() if checkpoint else "", {n: m.weight for n, m in self.layers.items()}
         first, self.history = resume.restore(checkpoint, trained, self.optimizer, origin) if checkpoint else (0, [])
         history = self.history
-        rate = history[0]["rate"] if history else processes.from_first(self._peak_rate())
-        if rate < config.lr:
-            say(f"learning rate {rate:.2g}: at {config.lr:g}, a first step moves what stays too far (--max-step-drift)")
+        rates = [line["rate"] for line in history if "rate" in line]
         with progress("forgetting", config.steps) as tick:
             for step in range(first, config.steps):
                 gone = forgotten_at(history, config)
                 if gone and step >= end_of(gone, config):
                     break
+                stages = 2 if self.first and joined(history, config) and config.stop > 0 else 1
+                if new := len(rates) < stages:
+                    rates.append(processes.from_first(self._peak_rate()))
                 for group in self.optimizer.param_groups:
-                    group["lr"] = rate * rate_at(step, gone, config)
+                    group["lr"] = rates[-1] * rate_at(step, gone, config)
                 terms = self.gradients(step)
                 if not torch.isfinite(torch.stack(list(terms.values())).sum()):
                     raise UnseeError(
@@ -253,8 +262,8 @@ class Forgetting:
                     )
                 self.optimizer.step()
                 line = {"step": step + 1, **{k: v.item() for k, v in terms.items()}}
-                if step == 0:
-                    line["rate"] = rate
+                if new:
+                    line["rate"] = rates[-1]
                 if (step + 1) % CHECK == 0:
                     line |= processes.from_first(self._look())  # it decides how strict, and when all end
                 if watch and (step + 1) % CHECK == 0:

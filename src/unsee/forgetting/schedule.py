@@ -23,19 +23,34 @@ def forgotten_at(history: Sequence[dict[str, float]], config: ForgetConfig) -> i
     return next((int(h["step"]) for h in history if h.get("left", 1.0) < config.stop), 0)
 
 
-def eased(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
-    """Share of the penalty that still holds: halved at each look from which the target would not leave in time.
-
-    How strict a penalty can be differs between models and requests by more than ten times. It starts strict.
-    """
+def behind(history: Sequence[dict[str, float]], config: ForgetConfig) -> int:
+    """How many looks there were from which the target would not leave in time."""
     if config.stop <= 0:
-        return 1.0
+        return 0
     left = [1.0, *(h["left"] for h in history if "left" in h)]
-    share, looks = 1.0, math.ceil(config.steps / 1.5) // CHECK
-    for n, (before, now) in enumerate(pairwise(left), start=1):
-        if now >= config.stop and now - PACE * (before - now) * (looks - n) > config.stop:
-            share /= 2
-    return share
+    looks = math.ceil(config.steps / 1.5) // CHECK
+    return sum(
+        now >= config.stop and now - PACE * (before - now) * (looks - n) > config.stop
+        for n, (before, now) in enumerate(pairwise(left), start=1)
+    )
+
+
+def joined(history: Sequence[dict[str, float]], config: ForgetConfig) -> bool:
+    """Whether the tower's blocks train beside the projector: from the first look at which it is behind alone.
+
+    On photographs blocks move ten times as much of what stays for as much that leaves; drawn people do not leave
+    without them (benchmarks/LOG.md, 30 November).
+    """
+    return config.stop <= 0 or behind(history, config) > 0
+
+
+def eased(history: Sequence[dict[str, float]], config: ForgetConfig, alone: bool = False) -> float:
+    """Share of the penalty that still holds: halved at each look at which the request is behind.
+
+    How strict a penalty can be differs between models and requests by more than ten times. It starts strict. ``alone``:
+    the projector trained alone at first, and the first such look brought the blocks in and eased nothing.
+    """
+    return 0.5 ** max(0, behind(history, config) - alone)
 
 
 def pulled(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
