@@ -22,7 +22,7 @@ from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
 from unsee.forgetting.schedule import CHECK, eased, end_of, forgotten_at, joined, pulled, rate_at
-from unsee.progress import progress, say
+from unsee.progress import progress
 
 # Steps that are tried for the rate, at most: what one moves grows with its square where it is small, and faster where
 # it is large, so that a guess from there is far too low. One that moves LEAST of what it may will do.
