@@ -22,7 +22,7 @@ from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
 from unsee.forgetting.schedule import CHECK, eased, end_of, forgotten_at, joined, pulled, rate_at
-from unsee.progress import progress
+from unsee.progress import progress, say
 
 # Steps that are tried for the rate, at most: what one moves grows with its square where it is small, and faster where
 # it is large, so that a guess from there is far too low. One that moves LEAST of what it may will do.
@@ -251,7 +251,7 @@ class Forgetting:
                     break
                 stages = 2 if self.first and joined(history, config) and config.stop > 0 else 1
                 if new := len(rates) < stages:
-                    rates.append(processes.from_first(self._peak_rate()))
+                    rates.append(self._rate())
                 for group in self.optimizer.param_groups:
                     group["lr"] = rates[-1] * rate_at(step, gone, config)
                 terms = self.gradients(step)
@@ -287,6 +287,16 @@ class Forgetting:
         moved = self._certificates()
         kept = all(of <= config.most_retained for of in moved.values())
         return Forgotten(self.delta(), moved, history, verdict, self.rank, left, share, none_left, kept)
+
+    def _rate(self) -> float:
+        """The same in all processes, and told where it is lowered."""
+        rate = processes.from_first(self._peak_rate())
+        if rate < self.config.lr:
+            say(
+                f"learning rate {rate:.2g}: at {self.config.lr:g}, a first step moves what stays too far "
+                f"(--max-step-drift)"
+            )
+        return rate
 
     def _peak_rate(self) -> float:
         """``config.lr``, or the rate at which a first step moves what stays by no more than ``max_step_drift``.
