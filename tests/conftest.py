@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+# A bar takes a lock that forked processes share: one that a test kills while it holds the lock stops all others.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 SHAPES = ("llava", "qwen2_vl")
 WORDS = ["who", "is", "this", "?", "a", "b", "unknown"]
 
