@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,21 @@ def test_an_interrupted_run_resumes_to_the_byte(how, whole, checkpoints, images,
     assert [p.name for p in tmp_path.iterdir()] == ["run"], first
 
 
+@contextmanager
+def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within: a run is interrupted right after its checkpoint of ``step``."""
+    save = resume.save
+
+    def stop(folder, weights, optimizer, origin, done, history):
+        save(folder, weights, optimizer, origin, done, history)
+        if done == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", stop)
+        yield
+
+
 def test_the_comparison_can_fail(whole, checkpoints, images, tmp_path):
     out = tmp_path / "run"
     assert main(command(checkpoints["llava"], images, out, "--seed", "1")) == 0
@@ -76,15 +93,7 @@ def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monke
     """Stopped at step 30 of 60 it has 30 to do; and the checkpoint of other settings is refused."""
     out = tmp_path / "run"
     args = command(checkpoints["llava"], images, out)
-    save = resume.save
-
-    def stop(folder, weights, optimizer, origin, step, history):
-        save(folder, weights, optimizer, origin, step, history)
-        if step == 30:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(resume, "save", stop)
+    with stopped_at(30, monkeypatch):
         assert main(args) == 130
     assert main([*args, "--lr", "1e-3"]) == 2
     done: list[int] = []
@@ -98,16 +107,8 @@ def test_a_run_resumed_while_its_rate_falls_ends_where_it_would_have(checkpoints
     """The target counts as gone at step 20, so the run ends at 30; interrupted between the two it still does."""
     once, twice = tmp_path / "once", tmp_path / "twice"
     assert main(command(checkpoints["llava"], images, once, "--stop", "0.99")) == 0
-    save = resume.save
-
-    def stop(folder, weights, optimizer, origin, step, history):
-        save(folder, weights, optimizer, origin, step, history)
-        if step == 20:
-            raise KeyboardInterrupt
-
     args = command(checkpoints["llava"], images, twice, "--stop", "0.99")
-    with monkeypatch.context() as patch:
-        patch.setattr(resume, "save", stop)
+    with stopped_at(20, monkeypatch):
         assert main(args) == 130
     assert main(args) == 0
     assert (once / PATCH).read_bytes() == (twice / PATCH).read_bytes()
@@ -121,16 +122,8 @@ def test_a_run_resumed_when_the_blocks_join_ends_alike(stopped, checkpoints, ima
     once, twice = tmp_path / "once", tmp_path / "twice"
     flags = ("--projector-first", "--stop", "0.01", "--steps", "40")
     assert main(command(checkpoints["llava"], images, once, *flags)) == 0
-    save = resume.save
-
-    def stop(folder, weights, optimizer, origin, step, history):
-        save(folder, weights, optimizer, origin, step, history)
-        if step == stopped:
-            raise KeyboardInterrupt
-
     args = command(checkpoints["llava"], images, twice, *flags)
-    with monkeypatch.context() as patch:
-        patch.setattr(resume, "save", stop)
+    with stopped_at(stopped, monkeypatch):
         assert main(args) == 130
     assert main(args) == 0
     assert (once / PATCH).read_bytes() == (twice / PATCH).read_bytes()

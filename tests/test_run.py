@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unsee.config import ForgetConfig
-from unsee.forgetting.schedule import CHECK, PULL, eased, forgotten_at, joined, pulled
+from unsee.forgetting.schedule import CHECK, PULL, behind, eased, forgotten_at, pulled
 
 CONFIG = ForgetConfig(steps=300, stop=0.3)
 
@@ -35,13 +35,12 @@ def test_the_penalty_is_halved_at_each_look_that_is_off_course(left, share):
 
 
 @pytest.mark.parametrize(
-    ("left", "blocks", "share"),
-    [((), False, 1.0), ((0.7, 0.5), False, 1.0), ((0.9,), True, 1.0), ((0.9, 0.6), True, 1.0), ((0.9, 0.8), True, 0.5)],
+    ("left", "looks", "share"),
+    [((), 0, 1.0), ((0.7, 0.5), 0, 1.0), ((0.9,), 1, 1.0), ((0.9, 0.6), 1, 1.0), ((0.9, 0.8), 2, 0.5)],
 )
-def test_the_blocks_join_a_projector_that_is_off_course_before_anything_is_eased(left, blocks, share):
-    assert joined(history(*left), CONFIG) is blocks
-    assert eased(history(*left), CONFIG, alone=True) == share
-    assert joined(history(*left), ForgetConfig(stop=0))  # without a stop no course tells
+def test_the_blocks_join_a_projector_that_is_off_course_before_anything_is_eased(left, looks, share):
+    assert behind(history(*left), CONFIG) == looks
+    assert eased(history(*left), CONFIG, joined=looks > 0) == share
 
 
 def test_without_a_stop_there_is_no_course():

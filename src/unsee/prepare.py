@@ -115,13 +115,12 @@ def prepare(
         beside += replayed
     else:
         retain = replayed
-    first = [n for n in trained if visual.family.in_projector(n)] if config.projector_first else []
-    first = [] if len(first) == len(trained) else first
+    projector = [n for n in trained if visual.family.in_projector(n)]
     if folder:
         moments = moments.on_disk(folder / MOMENTS)
     sets, dtypes = (train, check, neutral, retain), _stored(visual, trained)
     started = {n: base[n].to(m.weight.device) for n, m in layers.items()} if base else None
-    return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs, beside, first)
+    return Forgetting(upper, layers, *sets, moments, config, started, settled, aims, dtypes, inputs, beside, projector)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from unsee.forgetting import contrast, nullspace, penalty
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
-from unsee.forgetting.schedule import CHECK, eased, end_of, forgotten_at, joined, pulled, rate_at
+from unsee.forgetting.schedule import CHECK, behind, eased, end_of, forgotten_at, pulled, rate_at
 from unsee.progress import progress, say
 
 # Steps that are tried for the rate, at most: what one moves grows with its square where it is small, and faster where
@@ -89,7 +89,7 @@ class Forgetting:
         dtypes: Mapping[str, torch.dtype] | None = None,
         inputs: Sequence[str] = (),
         drawn: Images | None = None,
-        first: Sequence[str] = (),
+        projector: Sequence[str] = (),
     ) -> None:
         self.module, self.layers, self.config = module, layers, config
         self.forget, self.check, self.neutral, self.retain = forget, check, neutral, retain
@@ -98,7 +98,7 @@ class Forgetting:
         self.base = base or self.start
         self.settled = settled or penalty.Settled.empty()
         self.reference, self.inputs = reference, inputs
-        self.first = [n for n in first if n in layers]
+        self.projector = projector
         self.drawn, self.stay = drawn or Images([], []), Images([], [])
         self.stay += retain
         self.stay += self.drawn
@@ -150,14 +150,25 @@ class Forgetting:
         images = (self.forget, self.check, self.neutral, self.retain if retain is None else retain)
         return Forgetting(
             self.module, layers, *images, self.moments, config, self.base, self.settled, self.reference, self.dtypes,
-            self.inputs, self.drawn, self.first,
+            self.inputs, self.drawn, self.projector,
         )  # fmt: skip
+
+    @property
+    def first(self) -> dict[str, nn.Linear]:
+        """The layers that train alone at first; none: all train from the start, as without a course (--stop 0)."""
+        chosen = {n: m for n, m in self.layers.items() if n in self.projector}
+        apart = self.config.projector_first and self.config.stop > 0 and len(chosen) < len(self.layers)
+        return chosen if apart else {}
+
+    @property
+    def joined(self) -> bool:
+        """Whether the tower's blocks train beside a projector that trained alone: it was behind at some look."""
+        return bool(self.first) and behind(self.history, self.config) > 0
 
     @property
     def training(self) -> dict[str, nn.Linear]:
         """The layers that train now."""
-        alone = self.first and not joined(self.history, self.config)
-        return {n: self.layers[n] for n in self.first} if alone else self.layers
+        return self.layers if self.joined else self.first or self.layers
 
     def gradients(self, step: int) -> dict[str, Tensor]:
         """The step's gradients, in the weights' ``grad``; returns the terms of the loss on its batch.
@@ -205,7 +216,7 @@ class Forgetting:
         weights["settled"] = config.hold(self.settled.concepts)
         weights["anchor"] *= config.share(len(set(self.forget.concepts)))
         weights["anchor"] *= pulled(self.history, config)
-        return weights | {"penalty": config.penalty * eased(self.history, config, bool(self.first))}
+        return weights | {"penalty": config.penalty * eased(self.history, config, self.joined)}
 
     def penalty(self) -> Tensor:
         """The cumulative penalty of the whole change, without its weight."""
@@ -249,8 +260,7 @@ class Forgetting:
                 gone = forgotten_at(history, config)
                 if gone and step >= end_of(gone, config):
                     break
-                stages = 2 if self.first and joined(history, config) and config.stop > 0 else 1
-                if new := len(rates) < stages:
+                if new := len(rates) < 1 + self.joined:
                     rates.append(self._rate())
                 for group in self.optimizer.param_groups:
                     group["lr"] = rates[-1] * rate_at(step, gone, config)

@@ -35,22 +35,13 @@ def behind(history: Sequence[dict[str, float]], config: ForgetConfig) -> int:
     )
 
 
-def joined(history: Sequence[dict[str, float]], config: ForgetConfig) -> bool:
-    """Whether the tower's blocks train beside the projector: from the first look at which it is behind alone.
-
-    On photographs blocks move ten times as much of what stays for as much that leaves; drawn people do not leave
-    without them (benchmarks/LOG.md, 30 November).
-    """
-    return config.stop <= 0 or behind(history, config) > 0
-
-
-def eased(history: Sequence[dict[str, float]], config: ForgetConfig, alone: bool = False) -> float:
+def eased(history: Sequence[dict[str, float]], config: ForgetConfig, joined: bool = False) -> float:
     """Share of the penalty that still holds: halved at each look at which the request is behind.
 
-    How strict a penalty can be differs between models and requests by more than ten times. It starts strict. ``alone``:
-    the projector trained alone at first, and the first such look brought the blocks in and eased nothing.
+    How strict a penalty can be differs between models and requests by more than ten times. It starts strict.
+    ``joined``: at the first such look blocks joined a projector that trained alone, and that look eased nothing.
     """
-    return 0.5 ** max(0, behind(history, config) - alone)
+    return 0.5 ** (behind(history, config) - joined)
 
 
 def pulled(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
