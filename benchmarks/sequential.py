@@ -93,9 +93,9 @@ def kind_of(question: Question) -> str:
 class Ours:
     """What is kept from request to request: sums, never an image of a request that is over."""
 
-    def __init__(self, world: World, form: str, given: Mapping[str, Any]) -> None:
+    def __init__(self, world: World, form: str, given: Mapping[str, Any], cache: Path | None = None) -> None:
         freed = {"constraint": "none", "replay": 0} if form == "free" else {}
-        self.world, self.form, self.config = world, form, LedgerConfig(**{**freed, **given})
+        self.world, self.form, self.config, self.cache = world, form, LedgerConfig(**{**freed, **given}), cache
         self.retained: Moments = self.statistics(world.study.concepts(world.study.taught, RETAIN_VIEWS))
         self.base = {n: self.weight(n).clone() for n in self.retained.layers}
         self.settled = Settled.empty()
@@ -111,7 +111,7 @@ class Ours:
             self.weight(name).copy_(value)
 
     def statistics(self, concepts: Sequence[Any]) -> Moments:
-        return api.statistics(self.world.model, self.world.processor, concepts, self.config)
+        return api.statistics(self.world.model, self.world.processor, concepts, self.config, self.cache)
 
     def request(self, ids: Sequence[str], stay: Sequence[str]) -> dict[str, Any]:
         """One turn; what it took, and what the ledger's gate would judge."""
@@ -125,6 +125,7 @@ class Ours:
         done = api.forget(
             self.world.model, self.world.processor, forget=forget, retain=kept, statistics=self.retained,
             neutral=study.neutral(), config=self.config, base=self.base, settled=self.settled,
+            cache=self.cache,
         )  # fmt: skip
         delta = {n: self.weight(n) - self.base[n] for n in done.delta}
         freed = State(self.retained, self.settled, {})
@@ -177,7 +178,7 @@ def settings(study: str, shape: str, name: str) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     world, given = World(args), {"bf16": args.bf16} | given_settings(args.config)
     if args.form in OURS:
-        line: Ours | Rival = Ours(world, args.form, given)
+        line: Ours | Rival = Ours(world, args.form, given, args.cache)
     else:
         line = Rival(world, args.form, settings(args.study, args.shape, args.form) | given, args.order)
     turns = [world.order[args.people * k : args.people * (k + 1)] for k in range(args.requests)]
@@ -249,6 +250,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=2, help="concepts that are asked for together")
     parser.add_argument("--config", default="{}", help="other settings than the defaults, or tuned: JSON, or a file")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=has_bf16(), help="bfloat16 products")
+    parser.add_argument("--cache", type=Path, help="folder of frozen features, for our forms")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     args.at = revision()

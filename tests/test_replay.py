@@ -97,6 +97,34 @@ def test_lookalikes_are_as_near_as_they_should_be_and_vary_beside_that() -> None
     assert fitted.draw(5, 2, 7, near).shape == (10, *SHAPE)
 
 
+def test_views_lie_around_the_concepts_that_were_seen() -> None:
+    groups = concepts([40] * 6)
+    fitted = Replay.fit(groups, "block")
+    drawn, whose = fitted.views(3000, seed=1)
+    assert drawn.shape == (3000, *SHAPE) and sorted(set(whose)) == list(range(6))
+    for number, group in enumerate(groups):
+        mine = drawn[[i for i, of in enumerate(whose) if of == number]]
+        assert len(mine) == 500
+        torch.testing.assert_close(mine.mean(0), group.mean(0), rtol=0, atol=0.25)
+        assert 0.8 < mine.std(0).mean() < 1.2
+    assert torch.equal(fitted.views(12, 7)[0], fitted.views(12, 7)[0])
+    few, whose = fitted.views(8)
+    assert len(few) == 8 and len(set(whose)) == 2  # four views each, of as many as there is room for
+
+
+def test_means_add_and_the_nearest_leaves(monkeypatch) -> None:
+    groups = concepts([3, 2, 4, 2])
+    whole, one, two = (Replay.fit(g, "block") for g in (groups, groups[:1], groups[1:]))
+    torch.testing.assert_close((one + two).means, whole.means)
+    torch.testing.assert_close((whole - one).means, two.means)
+    some = Replay.fit([groups[2][:2]], "block")  # not all of its images
+    torch.testing.assert_close((whole - some).means, whole.means[[0, 1, 3]])
+    older = replace(two, means=torch.empty(0, 0))
+    assert not len((one + older).means) and not len((older + one).means) and not len((older - one).means)
+    monkeypatch.setattr(replay, "RANK", 2)
+    assert (one + two).means.shape == whole.means.shape == (4, 12) and len((whole + whole).means) == 4
+
+
 def test_of_one_concept_only_views_vary() -> None:
     drawn = Replay.fit(concepts([6]), "block").draw(3, 50).reshape(3, 50, -1)
     assert torch.isfinite(drawn).all() and drawn.std(1).min() > 0.1
@@ -118,6 +146,9 @@ def test_it_is_restored_whole_or_not_at_all() -> None:
     fitted = Replay.fit(concepts([2, 3]), "block")
     tensors, info = fitted.state()
     same(Replay.restored(tensors, info), fitted, 0)
+    assert torch.equal(Replay.restored(tensors, info).means, fitted.means)
+    older = {name: part for name, part in tensors.items() if name != "means"}
+    assert not len(Replay.restored(older, info).means)
     for broken in ({**info, "shape": [5]}, {k: v for k, v in info.items() if k != "images"}):
         with pytest.raises((KeyError, ValueError)):
             Replay.restored(tensors, broken)

@@ -53,6 +53,14 @@ def test_the_target_has_left_at_the_first_look_under_the_stop():
     assert forgotten_at(history(0.6, 0.29, 0.5), CONFIG) == 2 * CHECK
 
 
+def test_the_concept_that_shows_most_has_to_leave_too():
+    lags, there = ({"step": 20.0, "left": 0.2, "most": most} for most in (0.6, 0.4))
+    config = ForgetConfig(steps=300, stop=0.3, most_left=0.5)
+    assert forgotten_at([lags], config) == 0 and forgotten_at([there], config) == 20
+    stays = [{"step": step, "left": 0.2, "most": 0.6} for step in (20.0, 40.0)]
+    assert behind(stays[:1], config) == 0 and behind(stays, config) == 1
+
+
 @pytest.mark.parametrize(
     ("most", "looks"),
     [

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from benchmarks.photographs import assemble, layouts, packages, picture, read, teach
 from benchmarks.photographs.command import provenance, told
-from benchmarks.photographs.sets import FORGET, PHOTOS, SETS
+from benchmarks.photographs.sets import PHOTOS, SETS
 
 import unsee
 from unsee import api
@@ -49,10 +49,10 @@ class Demo:
     def __init__(
         self, out: Path, photos: Path = PHOTOS, files: Callable[[], assemble.Files] | None = None,
         side: int = layouts.SIDE, reading: FinetuneConfig = SET.reading, teaching: FinetuneConfig = SET.config,
-        forgetting: ForgetConfig = FORGET, split: str = "forget_7",
+        forgetting: ForgetConfig | None = None, split: str = "forget_7",
     ) -> None:  # fmt: skip
         self.out, self.files, self.side = out, files or (lambda: assemble.Files.fetched(packages.CACHE)), side
-        self.reading, self.teaching, self.forgetting = reading, teaching, forgetting
+        self.reading, self.teaching, self.forgetting = reading, teaching, forgetting or ForgetConfig()
         self.study, self.split = SET.study(photos), split
         self.forget, self.retain = self.study.split(split)
 

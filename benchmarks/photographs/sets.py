@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from unsee.config import FinetuneConfig, ForgetConfig
+from unsee.config import FinetuneConfig
 from unsee.data.study import FolderStudy, Lesson
-from unsee.untrusted import read_yaml
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT.parent / "shared" / "data" / "photos"
@@ -53,7 +52,6 @@ SETS = {
         strangers="concepts",
     ),
 }
-FORGET = ForgetConfig(**read_yaml(RECIPES / "forget.yaml"))
 FACTS_BY_TEXT, UNKNOWN = 0.97, 0.85  # the aims of every set
 
 

@@ -49,15 +49,18 @@ def concepts_of(source: Source | None) -> list[Concept]:
     return [with_images(concept) for concept in source]
 
 
-def statistics(model: Any, processor: Any, images: Source, config: ForgetConfig | None = None) -> Moments:
+def statistics(
+    model: Any, processor: Any, images: Source, config: ForgetConfig | None = None, cache: Path | None = None
+) -> Moments:
     """Second moments of ``images``, and their distribution where they enter the upper blocks.
 
     All that forgetting needs of what is to stay, of the layers that ``config`` would train (--depth). They add with
     ``+``. ``model``: a whole one, as for ``forget``, and its ``processor``; or what ``load_visual`` gave, and None.
+    ``cache``: as for ``forget``.
     """
     concepts, visual = concepts_of(images), visual_of(model, processor)
     with in_float32(visual), attention_for(visual.model, training=False):
-        return prepare.statistics(visual, concepts, config or ForgetConfig())
+        return prepare.statistics(visual, concepts, config or ForgetConfig(), cache)
 
 
 def forget(
@@ -74,6 +77,7 @@ def forget(
     watch: Callable[[int], dict[str, float]] | None = None,
     base: Mapping[str, Tensor] | None = None,
     settled: Settled | None = None,
+    cache: Path | None = None,
 ) -> Result:
     """Make ``model`` forget the concepts in ``forget``, in place. Only its visual module is used, read and changed.
 
@@ -84,8 +88,9 @@ def forget(
     concepts the model was not taught. ``reference``: the visual module of a model that never learned them, for the
     region of that name. ``checkpoint``: a folder from which an interrupted call resumes, to the bit, and which takes
     what would fill the memory. ``base`` and ``settled``: of requests before this one, the layers' weights before them
-    and what they left; ``statistics`` may be of the model before them too. Raises UnseeError before any work where the
-    input cannot serve.
+    and what they left; ``statistics`` may be of the model before them too. ``cache``: a folder in which what the frozen
+    layers make of each image is kept, so that another request on the same images begins at once. Raises UnseeError
+    before any work where the input cannot serve.
     """
     config = config or ForgetConfig()
     started = time.perf_counter()
@@ -94,7 +99,7 @@ def forget(
     visual = visual_of(model, processor)
     with in_float32(visual):
         with attention_for(visual.model, training=False):
-            job = prepare.prepare(visual, request, statistics, config, reference, checkpoint, base, settled)
+            job = prepare.prepare(visual, request, statistics, config, reference, checkpoint, base, settled, cache)
         ready = time.perf_counter()
         eager = config.bf16 and job.module.few_rows
         trained = [f"{n}.weight" for n in job.layers]

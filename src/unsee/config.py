@@ -10,6 +10,7 @@ from unsee.hardware import has_bf16
 
 Constraint = Literal["none", "hard", "soft", "cumulative"]
 Region = Literal["neutral", "reference", "mean"]
+Unit = Literal["views", "features"]
 
 
 def _positive(config: Any, *names: str) -> None:
@@ -31,17 +32,17 @@ class ForgetConfig:
     """maximum number of optimiser steps"""
     batch: int = 32
     """forget images a step, and as many neutral and as many retained ones"""
-    lr: float = 3e-3
+    lr: float = 0.03
     """peak learning rate; lowered where --max-step-drift says so"""
-    max_step_drift: float = 0.3
+    max_step_drift: float = 0.005
     """largest drift that the first step may cause in what stays, as a share of its features' variance; 0: no limit"""
     temperature: float = 0.1
     """InfoNCE temperature"""
     floor: float = 0.05
     """contrastive loss below which an image counts as forgotten and gives no gradient"""
-    stop: float = 0.2
+    stop: float = 0.3
     """residual identity, mean of held-back views, at which the loop winds down (1: as before); 0: do all steps"""
-    most_left: float = 0.4
+    most_left: float = 0.5
     """residual identity of any concept's held-back views at the end, at most; beyond: exit code 3"""
     most_retained: float = 0.3
     """share of the energy of any layer's retained outputs that may have moved at the end; beyond: exit code 3"""
@@ -49,9 +50,11 @@ class ForgetConfig:
     """weight of the distance of forget images to their targets, which keep what else is visible"""
     leave: float = 0.0
     """residual identity of a concept above which --anchor grows at each later check; 0: it never grows"""
-    keep: float = 30.0
+    keep: float = 40.0
     """weight of the drift of neutral and retained images' features"""
-    penalty: float = 30.0
+    keep_unit: Unit = "views"
+    """unit of that drift: how features of one concept's views differ, or (features) those of all that stays"""
+    penalty: float = 300.0
     """weight of the quadratic penalty at first; halved at each check from which --stop would not be reached in time"""
     replay: int = 1200
     """retained inputs drawn from the statistics where retained images are gone; 0: none"""
@@ -65,7 +68,7 @@ class ForgetConfig:
     """weight that holds each concept of earlier requests, where there were any"""
     settled_most: float = 0.0
     """largest weight of all earlier concepts together; 0: --settled times their number"""
-    whiten: float = 0.0
+    whiten: float = 10.0
     """natural-gradient steps: their damping, as a multiple of the mean energy of retained inputs; 0: plain Adam"""
     soft_ratio: float = 0.03
     """soft null space: damping as a share of the mean eigenvalue"""
@@ -75,7 +78,7 @@ class ForgetConfig:
     """hard null space: threshold of the rule"""
     depth: float = 0.2
     """share of the tower's blocks that train, counted from the last, with all layers after them; 0: projector alone"""
-    projector_first: bool = False
+    projector_first: bool = True
     """train the projector alone until a check from which --stop would not be reached in time, then the blocks too"""
     attention: bool = True
     """train attention projections of these blocks too"""
@@ -88,7 +91,11 @@ class ForgetConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("constraint", get_args(Constraint)), ("region", get_args(Region))):
+        for name, allowed in (
+            ("constraint", get_args(Constraint)),
+            ("region", get_args(Region)),
+            ("keep_unit", get_args(Unit)),
+        ):
             if getattr(self, name) not in allowed:
                 raise UnseeError(f"--{name} '{getattr(self, name)}'. {nearest(getattr(self, name), allowed)}")
         _positive(self, "steps", "batch", "lr", "temperature", "most_left", "most_retained")
@@ -120,6 +127,10 @@ class LedgerConfig(ForgetConfig):
 
     steps: int = 150
     """maximum number of optimiser steps"""
+    lr: float = 3e-3
+    """peak learning rate; lowered where --max-step-drift says so"""
+    max_step_drift: float = 0.3
+    """largest drift that the first step may cause in what stays, as a share of its features' variance; 0: no limit"""
     stop: float = 0.0
     """residual identity, mean of held-back views, at which the loop winds down (1: as before); 0: do all steps"""
     anchor: float = 10.0
@@ -130,10 +141,16 @@ class LedgerConfig(ForgetConfig):
     """residual identity of a concept above which --anchor grows at each later check; 0: it never grows"""
     keep: float = 100.0
     """weight of the drift of neutral and retained images' features"""
+    keep_unit: Unit = "features"
+    """unit of that drift: how features of one concept's views differ, or (features) those of all that stays"""
     lookalikes: int = 1200
     """inputs drawn from retained statistics near a concept to forget, which must stay (hard negatives); 0: none"""
     penalty: float = 3.0
     """weight of the quadratic penalty; with --stop above 0 halved at each check from which it would not be reached"""
+    whiten: float = 0.0
+    """natural-gradient steps: their damping, as a multiple of the mean energy of retained inputs; 0: plain Adam"""
+    projector_first: bool = False
+    """train the projector alone until a check from which --stop would not be reached in time, then the blocks too"""
     attention: bool = False
     """train attention projections of these blocks too"""
     most_left: float = 0.3

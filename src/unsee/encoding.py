@@ -14,7 +14,7 @@ from torch import Tensor
 from unsee import processes
 from unsee.concepts import Concept, ImageRef
 from unsee.data.augment import augment
-from unsee.data.images import load_all
+from unsee.data.images import digest, load_all
 from unsee.forgetting import contrast
 from unsee.forgetting.recorder import MomentRecorder
 from unsee.forgetting.region import Images
@@ -51,7 +51,7 @@ def encode(
             done: Encoded | None = None
             with processes.alike():
                 for start in processes.own(starts):
-                    done = encode_some(upper, refs[start : start + step], altered, seed, start, reference)
+                    done = encode_some(upper, refs[start : start + step], altered, seed, reference)
                     if recorder:
                         recorder.images += len(done[0])
             for images, more in _gathered(upper, done):
@@ -84,10 +84,11 @@ def _kept(upper: Upper, images: Images) -> Images:
 
 
 def encode_some(
-    upper: Upper, part: Sequence[tuple[str, ImageRef]], altered: int, seed: int, start: int, reference: Visual | None
+    upper: Upper, part: Sequence[tuple[str, ImageRef]], altered: int, seed: int, reference: Visual | None
 ) -> Encoded:
     opened = load_all([i for _, i in part])
-    rngs = [np.random.default_rng([seed, start + k]) for k in range(len(opened))]
+    # By pixels: a copy is the same in another request, whatever other images that has.
+    rngs = [np.random.default_rng([seed, int(digest(o), 16)]) for o in opened]
     more = [augment(o, rng) for o, rng in zip(opened, rngs, strict=True) for _ in range(altered)]
     pixels = upper.visual.pixels([*opened, *more])
     concepts = [c for c, _ in part] + [c for c, _ in part for _ in range(altered)]

@@ -24,7 +24,7 @@ from unsee.forgetting.moments import Moments
 from unsee.forgetting.penalty import Settled
 from unsee.forgetting.recorder import MomentRecorder
 from unsee.forgetting.region import Images, Region
-from unsee.forgetting.replay import Replay
+from unsee.forgetting.replay import LEAST_VIEWS, Replay
 from unsee.forgetting.run import Forgetting
 from unsee.progress import progress, say
 from unsee.untrusted import shown
@@ -38,7 +38,6 @@ HELD_BACK, MOST_HELD_BACK = 0.2, 5  # share and number of a concept's images tha
 VIEWS = 60  # of a concept, with altered copies of its images where it has fewer
 COPIES = 5  # most copies of one image
 ALIKE = 0.7  # of a concept's identity: what 19 of 20 of its own views show; another image that does shows it too
-DRAWN_VIEWS = 4  # of each concept that is drawn from statistics
 LOOKALIKE_VIEWS = 2  # of each that looks like one to forget
 ATTENTION = re.compile("attn|attention")  # in the name of a layer that belongs to it
 ENOUGH = 1200  # neutral, and retained, images: where there are fewer, altered copies make up for them
@@ -54,8 +53,10 @@ def prepare(
     folder: Path | None = None,
     base: Mapping[str, Tensor] | None = None,
     settled: Settled | None = None,
+    cache: Path | None = None,
 ) -> Forgetting:
-    """Everything before the first step. ``folder``: for what takes more memory than there should be.
+    """Everything before the first step. ``folder``: for what takes more memory than there should be. ``cache``: of what
+    frozen layers make of images, for later requests.
 
     ``base``: layer → its weight before earlier requests, from which the cumulative penalty counts and at which all
     features and moments are taken: held where they were before each request, small drifts would add up. ``settled``:
@@ -86,7 +87,7 @@ def prepare(
         )
     if moments:
         moments.refuse_unlike(visual.model, trained)
-    upper = _agreed(Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing))
+    upper = _agreed(Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing, cache))
     altered, aims = copies(request.forget), list[Tensor]()
     at_base = {"model": _before(visual, base) or meta["model"]}
     with _with_weights(layers, base or {}):
@@ -175,13 +176,13 @@ def chosen(seen: Trace, config: ForgetConfig) -> list[str]:
     return names
 
 
-def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig) -> Moments:
+def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig, cache: Path | None = None) -> Moments:
     """Moments and distribution over any number of images, of which few are open at a time."""
     check_inputs(visual, concepts)
     probe = _probe(visual, concepts)
     seen = trace(visual, probe[0])
     trained = chosen(seen, config)
-    upper = _agreed(Upper(visual, seen.linears, trained, probe, bf16=False))
+    upper = _agreed(Upper(visual, seen.linears, trained, probe, bf16=False, cache=cache))
     distribution = Distribution(upper.block)
     with MomentRecorder({n: visual.model.get_submodule(n) for n in trained}) as recorder:
         recorder.mask, done = visual.real_rows, 0
@@ -189,7 +190,7 @@ def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig
             for groups in processes.turns(groups_of(concepts)):
                 with processes.alike():
                     for group in processes.own(groups):
-                        shown, _ = encode_some(upper, [(c.id, i) for c in group for i in c.images], 0, 0, 0, None)
+                        shown, _ = encode_some(upper, [(c.id, i) for c in group for i in c.images], 0, 0, None)
                         recorder.images += len(shown)
                         distribution.add(shown)
                         upper.clear()
@@ -252,8 +253,11 @@ def _drawn(upper: Upper, moments: Moments, like: Images, config: ForgetConfig) -
     """
     if not config.replay or not moments.replay:
         return Images([], [])
-    some = moments.replay.draw(-(-config.replay // DRAWN_VIEWS), DRAWN_VIEWS, config.seed)
-    return _entering(upper, some, DRAWN_VIEWS, like, "drawn")
+    replay = moments.replay
+    if len(replay.means):
+        return _entering(upper, *replay.views(config.replay, config.seed), like, "drawn")
+    some = replay.draw(-(-config.replay // LEAST_VIEWS), LEAST_VIEWS, config.seed)
+    return _entering(upper, some, [i // LEAST_VIEWS for i in range(len(some))], like, "drawn")
 
 
 def lookalikes(upper: Upper, moments: Moments, forget: Images, config: ForgetConfig) -> Images:
@@ -265,15 +269,18 @@ def lookalikes(upper: Upper, moments: Moments, forget: Images, config: ForgetCon
         shown.setdefault(concept, []).append(pixels[HIDDEN]().float())
     near = torch.stack([torch.stack(views).mean(0).cpu() for views in shown.values()])
     some = moments.replay.draw(-(-config.lookalikes // LOOKALIKE_VIEWS), LOOKALIKE_VIEWS, config.seed, near)
-    return _entering(upper, some, LOOKALIKE_VIEWS, forget, "lookalike")
+    return _entering(upper, some, [i // LOOKALIKE_VIEWS for i in range(len(some))], forget, "lookalike")
 
 
-def _entering(upper: Upper, drawn: Tensor, views: int, like: Images, name: str) -> Images:
-    """``drawn`` [images, …] as what enters the upper part, and what it makes of them now."""
+def _entering(upper: Upper, drawn: Tensor, whose: Sequence[int], like: Images, name: str) -> Images:
+    """``drawn`` [images, …] as what enters the upper part, and what it makes of them now.
+
+    ``whose``: of which concept each is.
+    """
     first = like.pixels[0]
     pixels = [{**first, HIDDEN: upper.store.put(h)} for h in drawn.to(first[HIDDEN]())]
     before = upper.now(pixels, contrast.pooled)
-    return Images(pixels, [f"{name} {i // views}" for i in range(len(pixels))], before)
+    return Images(pixels, [f"{name} {concept}" for concept in whose], before)
 
 
 def _inputs(request: Request, model: str, statistics: Moments | None, reference: Visual | None) -> list[str]:

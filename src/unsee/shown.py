@@ -10,14 +10,12 @@ import numpy as np
 import PIL.Image
 from torch import Tensor, nn
 
-from unsee import resume
 from unsee.concepts import ImageRef
 from unsee.config import FinetuneConfig
 from unsee.data.augment import augment
 from unsee.data.images import load_all
-from unsee.forgetting.stored import load_state, save_state
 from unsee.progress import progress
-from unsee.vision.blocks import HIDDEN, Seen, Upper, tower
+from unsee.vision.blocks import Seen, Upper, tower
 from unsee.vision.module import Visual
 from unsee.vision.trace import Linear, trace
 
@@ -36,7 +34,7 @@ class Shown:
         self, visual: Visual, images: Sequence[ImageRef], config: FinetuneConfig, folder: Path | None = None,
         cache: Path | None = None,
     ) -> None:  # fmt: skip
-        self.visual, self.images, self.config, self.cache = visual, images, config, cache
+        self.visual, self.images, self.config = visual, images, config
         self.frozen: set[str] = set()
         self.upper: Upper | None = None
         if config.depth < 1 or config.align:
@@ -48,9 +46,8 @@ class Shown:
         if config.depth < 1:
             self._freeze(linears)
             trained = [n for n in linears if f"{n}.weight" not in self.frozen]
-            self.upper = Upper(visual, linears, trained, probe, config.bf16, folder)
-            frozen = [p for name, p in visual.parameters().items() if name in self.frozen] if cache else []
-            self.origin = resume.origin({"block": self.upper.block, "bf16": config.bf16}, frozen, sorted(self.frozen))
+            frozen = {name: p for name, p in visual.tensors().items() if name in self.frozen}
+            self.upper = Upper(visual, linears, trained, probe, config.bf16, folder, cache=cache, frozen=frozen)
         self.seen = self._looked(self.upper) if self.upper else self._opened()
 
     def __len__(self) -> int:
@@ -105,28 +102,8 @@ class Shown:
                     opened = load_all(images)
                     if copy >= 0:
                         opened = [self._altered(i, o, copy) for i, o in zip(images, opened, strict=True)]
-                    found += self._look(upper, opened)
+                    seen: list[Seen] = [dict(p) for p in self.visual.pixels(opened)]
+                    upper.enter(seen)
+                    found += seen
                     tick(len(found))
         return found
-
-    def _look(self, upper: Upper, opened: Sequence[PIL.Image.Image]) -> list[Seen]:
-        """As they enter the first taught block, which only images that are not in the cache are run up to."""
-        seen: list[Seen] = [dict(p) for p in self.visual.pixels(opened)]
-        if self.cache is None or not upper.lower:
-            upper.look(seen, lambda features: features[:0])
-            return seen
-        files = [self.cache / f"{self._key(p)}.safetensors" for p in seen]
-        new = [(p, file) for p, file in zip(seen, files, strict=True) if not file.is_file()]
-        upper.look([p for p, _ in new], lambda features: features[:0])
-        for pixels, file in new:
-            save_state(file, "features", {HIDDEN: pixels[HIDDEN]()}, {})
-        for pixels, file in zip(seen, files, strict=True):
-            if HIDDEN not in pixels:
-                hidden = load_state(file, "features")[0][HIDDEN]
-                pixels |= upper.keep({**pixels, HIDDEN: hidden.to(self.visual.device)})
-        return seen
-
-    def _key(self, pixels: Seen) -> str:
-        """A hash of all that what enters the first taught block depends on: frozen weights and pixels."""
-        values = [v for _, v in sorted(pixels.items()) if isinstance(v, Tensor)]
-        return resume.origin({"frozen": self.origin}, values, sorted(pixels))

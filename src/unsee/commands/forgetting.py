@@ -34,6 +34,7 @@ def forget(
     concepts: str = "",
     skip_bad: bool = False,
     dry_run: bool = False,
+    cache: Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: Device = "auto",
@@ -55,6 +56,8 @@ def forget(
         concepts: only these folders of --forget, with commas: fr,de
         skip_bad: leave out images that cannot be read, and say which
         dry_run: tell which layers would train, and the time and memory it takes; write nothing
+        cache: folder of what frozen layers make of each image, for other settings on the same images; it tells who was
+            shown: delete it afterwards
         revision: branch, tag or commit of a hub name
         trust_remote_code: run code that the checkpoint brings along
         device: where the visual module runs; auto: a GPU where there is one
@@ -78,13 +81,14 @@ def forget(
         return 0
     asked = runs.resolved(
         config, model=place(model), forget=forget, out=out, retain=retain, statistics=statistics, neutral=neutral,
-        reference=reference and place(reference), concepts=concepts, skip_bad=skip_bad, revision=revision,
+        reference=reference and place(reference), concepts=concepts, skip_bad=skip_bad, cache=cache, revision=revision,
         trust_remote_code=trust_remote_code or None, device=None if device == "auto" else device,
     )  # fmt: skip
     with checkpoints(out) as checkpoint:
         result = api.forget(
-            visual, **vars(request), statistics=statistics, reference=never, config=config, checkpoint=checkpoint
-        )
+            visual, **vars(request), statistics=statistics, reference=never, config=config, checkpoint=checkpoint,
+            cache=cache,
+        )  # fmt: skip
         with processes.alike():
             if processes.first():
                 runs.write_run(out, asked, request, result, statistics, started)
@@ -170,6 +174,7 @@ def statistics(
     without: str = "",
     skip_bad: bool = False,
     depth: float = ForgetConfig.depth,
+    cache: Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: Device = "auto",
@@ -183,6 +188,7 @@ def statistics(
         images: DIR/<concept>/*.jpg
         out: new file
         depth: share of the tower's blocks, the last ones, that a request with these statistics may train
+        cache: folder of what frozen layers make of each image, as for `unsee forget`
         revision: branch, tag or commit of a hub name
         trust_remote_code: run code that the checkpoint brings along
         device: where the visual module runs; auto: a GPU where there is one
@@ -203,7 +209,7 @@ def statistics(
     if skip_bad:
         chosen = fitting(visual, chosen)
     with only_here(out):
-        moments = api.statistics(visual, None, chosen, ForgetConfig(depth=depth))
+        moments = api.statistics(visual, None, chosen, ForgetConfig(depth=depth), cache)
         with processes.alike():
             if processes.first():
                 moments.save(out)

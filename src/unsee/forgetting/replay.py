@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from unsee.errors import UnseeError
 from unsee.forgetting.stored import LARGEST, counted
 
 NEAR = (0.5, 0.75)  # of the way from the mean to a concept: where its lookalikes begin and end
+LEAST_VIEWS = 4  # that are drawn of a concept
 RANK = 256  # directions that are kept of each covariance; up to twice as many are exact
 FLOATS = 2**25  # that they may take; of inputs so large that RANK would take more, fewer are kept
 
@@ -33,6 +34,7 @@ class Replay:
 
     ``between``, ``within`` [r, D], r ≤ 2 RANK: factors F, with FᵀF the scatter of the concepts' means and of images
     around them. ``concepts``, ``images``: how many were seen. ``shape``: of what enters block ``block`` for one image.
+    ``means`` [k, D]: those of concepts themselves, of all or of as many as there is room for; older files have none.
     Two add with ``+``, exactly as long as no more than 2 RANK directions are needed; ``-`` takes concepts out again,
     and keeps RANK at most.
     """
@@ -44,6 +46,7 @@ class Replay:
     images: int
     shape: tuple[int, ...]
     block: str
+    means: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     @classmethod
     def fit(cls, concepts: Iterable[Tensor], block: str) -> Replay:
@@ -56,7 +59,7 @@ class Replay:
             around = torch.cat([r - m for r, m in zip(rows, means, strict=True) if len(r) > 1] or [means[:0]])
             middle, images = means.mean(0), sum(map(len, rows))
             between, within = (_factor([part], [1]) for part in (means - middle, around))
-            one = cls(middle, between, within, len(rows), images, shape, block)
+            one = cls(middle, between, within, len(rows), images, shape, block, _spread(means))
             total = one if total is None else total + one
         if total is None:
             raise UnseeError("nothing to replay: give the inputs of at least one concept.")
@@ -82,7 +85,21 @@ class Replay:
         apart = (self.mean - other.mean) * (a * b / n) ** 0.5 if sign > 0 else (mean - other.mean) * (n * b / a) ** 0.5
         between = _factor([self.between, other.between, apart[None]], [1, sign, sign])
         within = _factor([self.within, other.within], [1, sign])
-        return Replay(mean, between, within, n, self.images + sign * other.images, self.shape, self.block)
+        means = _without(self.means, other.means) if sign < 0 else _joined(self.means, other.means)
+        return Replay(mean, between, within, n, self.images + sign * other.images, self.shape, self.block, means)
+
+    def views(self, images: int, seed: int = 0) -> tuple[Tensor, list[int]]:
+        """Some ``images`` around ``means``, as many of each, and of which each is: [n, *shape] float32, its number.
+
+        There must be means. Of concepts that lie apart, as those of photographs do, a draw from their normal
+        distribution is a mixture of many, which a model calls unknown: it holds none of them (benchmarks/LOG.md).
+        """
+        rng = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(self.means), generator=rng)[: max(1, images // LEAST_VIEWS)]
+        each = -(-images // max(1, len(chosen)))
+        how = torch.randn(len(chosen), each, len(self.within), generator=rng) @ self.within
+        drawn = self.means[chosen][:, None] + how / max(1, self.images - self.concepts) ** 0.5
+        return drawn.reshape(-1, *self.shape), [c for c in chosen.tolist() for _ in range(each)]
 
     def draw(self, concepts: int, views: int, seed: int = 0, near: Tensor | None = None) -> Tensor:
         """Inputs of ``concepts`` that never were, ``views`` of each: [concepts * views, *shape] float32.
@@ -104,6 +121,7 @@ class Replay:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON to save."""
         tensors = {"mean": self.mean, "between": self.between, "within": self.within}
+        tensors |= {"means": self.means} if len(self.means) else {}
         return tensors, {"concepts": self.concepts, "images": self.images, "shape": self.shape, "block": self.block}
 
     @classmethod
@@ -112,17 +130,43 @@ class Replay:
         shape, block = tuple(counted(n) for n in info["shape"]), info["block"]
         mean, between, within = tensors["mean"], tensors["between"], tensors["within"]
         width, most = math.prod(shape), 2 * directions(max(1, math.prod(shape)))
-        fit = [p.shape[-1:] == (width,) and len(p) <= most and p.dim() == 2 for p in (between, within)]
-        if tensors.keys() != {"mean", "between", "within"} or mean.shape != (width,) or not all(fit) or not width:
+        means = tensors.get("means", torch.empty(0, width))
+        fit = [p.shape[-1:] == (width,) and len(p) <= most and p.dim() == 2 for p in (between, within, means)]
+        if (
+            tensors.keys() - {"means"} != {"mean", "between", "within"}
+            or mean.shape != (width,)
+            or not all(fit)
+            or not width
+        ):
             raise ValueError("replay: its shapes do not fit")
         if not all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in tensors.values()):
             raise ValueError("replay: it holds NaN or Inf, or other than float32")
         if any(float(p.abs().max()) > LARGEST for p in tensors.values() if p.numel()):
             raise ValueError("replay: its numbers are larger than any model's")
         concepts, images = counted(info["concepts"]), counted(info["images"])
-        if not 1 <= concepts <= images or not isinstance(block, str):
+        if not len(means) <= concepts <= images or not concepts or not isinstance(block, str):
             raise ValueError("replay: its counts cannot be")
-        return cls(mean, between, within, concepts, images, shape, block)
+        return cls(mean, between, within, concepts, images, shape, block, means)
+
+
+def _spread(means: Tensor) -> Tensor:
+    """All, or evenly spaced ones where there is no room for all."""
+    most = 2 * directions(means.shape[1])
+    return means if len(means) <= most else means[torch.linspace(0, len(means) - 1, most).round().long()]
+
+
+def _joined(one: Tensor, two: Tensor) -> Tensor:
+    """None where one of the two, of an older file, has none: those of the other would stand for all."""
+    return _spread(torch.cat([one, two])) if len(one) and len(two) else one[:0]
+
+
+def _without(these: Tensor, others: Tensor) -> Tensor:
+    """Less the nearest to each of ``others``: it is the same concept's, of the same or of more of its images."""
+    for other in others:
+        if len(these):
+            nearest = int((these - other).square().sum(1).argmin())
+            these = torch.cat([these[:nearest], these[nearest + 1 :]])
+    return these
 
 
 def _chunks(concepts: Iterable[Tensor]) -> Iterator[list[Tensor]]:

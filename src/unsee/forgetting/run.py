@@ -21,7 +21,7 @@ from unsee.forgetting import contrast, nullspace, penalty
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
-from unsee.forgetting.schedule import CHECK, behind, eased, end_of, forgotten_at, pulled, rate_at
+from unsee.forgetting.schedule import CHECK, behind, eased, end_of, forgotten_at, is_look, pulled, rate_at
 from unsee.progress import progress, say
 
 # Steps that are tried for the rate, at most: what one moves grows with its square where it is small, and faster where
@@ -178,7 +178,10 @@ class Forgetting:
         config, rng = self.config, np.random.default_rng([self.config.seed, step])
         batch = [(s, i) for s in (self.forget, self.neutral, self.stay) for i in _some(rng, len(s), config.batch)]
         whole = (sum(s is self.forget for s, _ in batch), sum(s is not self.forget for s, _ in batch))
-        weights, share = [m.weight for m in self.training.values()], self._weights()
+        training, share = self.training, self._weights()
+        for name, layer in self.layers.items():  # while the projector trains alone, no block keeps what it computed
+            layer.weight.requires_grad_(name in training)
+        weights = [m.weight for m in training.values()]
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
         names = ("forget", "anchor", *(("keep",) if whole[1] else ()))
@@ -213,6 +216,8 @@ class Forgetting:
     def _weights(self) -> dict[str, float]:
         config = self.config
         weights = {k: float(getattr(config, k)) for k in ("anchor", "keep")} | {"forget": 1.0}
+        if config.keep_unit == "views":
+            weights["keep"] *= float(self.region.identity_scale)
         weights["settled"] = config.hold(self.settled.concepts)
         weights["anchor"] *= config.share(len(set(self.forget.concepts)))
         weights["anchor"] *= pulled(self.history, config)
@@ -274,7 +279,7 @@ class Forgetting:
                 line = {"step": step + 1, **{k: v.item() for k, v in terms.items()}}
                 if new:
                     line["rate"] = rates[-1]
-                if (step + 1) % CHECK == 0:
+                if is_look(step + 1, config):
                     line |= processes.from_first(self._look())  # it decides how strict, and when all end
                 if watch and (step + 1) % CHECK == 0:
                     line |= watch(step + 1)

@@ -6,32 +6,49 @@ Functions of the loop's history alone, so that an interrupted request goes on al
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from unsee.config import ForgetConfig
 
-CHECK = 20  # steps between two looks at the held-back views, and two calls of ``watch``
+CHECK = 20  # steps between two looks at the held-back views that tell whether the request is behind
+SOON, OFTEN = (
+    40,
+    5,
+)  # up to this step there is one every 5: on a pretrained tower 10 steps can be enough, and 30 too many
 PACE = 0.25  # of the way since the last look: what each further one is expected to bring
 PULL, LATE = 1.4, 0.4  # how the anchor grows, and the share of the steps after which it may
 
 
+def is_look(step: int, config: ForgetConfig) -> bool:
+    """Whether the held-back views are looked at after so many steps."""
+    return step % CHECK == 0 or (config.stop > 0 and step <= SOON and step % OFTEN == 0)
+
+
+def gap(look: Mapping[str, float], config: ForgetConfig) -> float:
+    """How far a look at the held-back views is from the target, 1 or less being there.
+
+    Their mean is to be below ``stop``, and what the release check asks for, the concept that shows most, is too.
+    """
+    return max(look["left"] / config.stop, look.get("most", 0.0) / config.most_left)
+
+
 def forgotten_at(history: Sequence[dict[str, float]], config: ForgetConfig) -> int:
-    """The step at which held-back views first showed less than ``config.stop`` of their identity; 0: not yet."""
+    """The step at which held-back views first showed little enough of their identity; 0: not yet."""
     if config.stop <= 0:
         return 0
-    return next((int(h["step"]) for h in history if h.get("left", 1.0) < config.stop), 0)
+    return next((int(h["step"]) for h in history if "left" in h and gap(h, config) < 1), 0)
 
 
 def behind(history: Sequence[dict[str, float]], config: ForgetConfig) -> int:
     """How many looks there were from which the target would not leave in time."""
     if config.stop <= 0:
         return 0
-    left = [1.0, *(h["left"] for h in history if "left" in h)]
+    gaps = [gap({"left": 1.0, "most": 1.0}, config), *(gap(h, config) for h in history if h["step"] % CHECK == 0)]
     looks = math.ceil(config.steps / 1.5) // CHECK
     return sum(
-        now >= config.stop and now - PACE * (before - now) * (looks - n) > config.stop
-        for n, (before, now) in enumerate(pairwise(left), start=1)
+        now >= 1 and now - PACE * (before - now) * (looks - n) > 1
+        for n, (before, now) in enumerate(pairwise(gaps), start=1)
     )
 
 
@@ -50,7 +67,7 @@ def pulled(history: Sequence[dict[str, float]], config: ForgetConfig) -> float:
     What is held pulls back, the more the later a request in a sequence; where that comes to rest hangs on weights.
     The looks of the first steps do not count, when all are still on their way.
     """
-    late = [h["most"] for h in history if "most" in h and h["step"] >= LATE * config.steps]
+    late = [h["most"] for h in history if "most" in h and h["step"] % CHECK == 0 and h["step"] >= LATE * config.steps]
     return PULL ** sum(most > config.leave for most in late) if config.leave > 0 else 1.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unsee.errors import UnseeError
+from unsee.vision.feature_cache import FeatureCache
 from unsee.vision.module import Pixels, Visual
 from unsee.vision.trace import Linear
 
@@ -81,19 +82,31 @@ class Store:
         return torch.frombuffer(data, dtype=dtype).reshape(shape).to(device)
 
 
+class _EnteredError(Exception):
+    """Not an error: ends a pass at the first trained block."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
 class Upper:
     """The visual module from its first trained block on. What is below does not change, so it runs once per image.
 
-    ``layers``: all that reach the features. ``probe``: two images to try it with.
+    ``layers``: all that reach the features. ``probe``: two images to try it with. ``folder``: for what takes more
+    memory than there should be. ``cache``: a folder of what the lower part gives of each image, for later runs.
+    ``frozen``: the weights that never change; else all but those of ``trained``.
     """
 
     def __init__(
         self, visual: Visual, layers: dict[str, Linear], trained: Sequence[str], probe: Sequence[Pixels], bf16: bool,
-        folder: Path | None = None, checkpointing: bool = False,
+        folder: Path | None = None, checkpointing: bool = False, cache: Path | None = None,
+        frozen: Mapping[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.visual, self.bf16, self.checkpointing = visual, bf16, checkpointing
         self.gpu = visual.device.type == "cuda"
         self.folder, self.room = folder, self._free() if self.gpu else ROOM
+        self.cache: FeatureCache | None = None
         self.clear()
         self.axis = 0  # along which images lie side by side where they enter a block
         blocks, ran = tower(layers), list(layers)
@@ -110,10 +123,17 @@ class Upper:
         self.in_training = max(
             1, min(4 * IMAGES, (self._free() if self.gpu else ACTIVATIONS) // self._saved(probe[:1]))
         )
+        if cache and self.lower:
+            changing = {f"{n}.weight" for n in trained}
+            stay = frozen or {n: t for n, t in visual.tensors().items() if n not in changing}
+            self.cache = FeatureCache(cache, stay, {"block": self.block, "bf16": bf16})
 
     @torch.no_grad()
     def look(self, batch: Sequence[Seen], reduced: Callable[[Tensor], Tensor] = lambda f: f) -> list[Tensor]:
         """Features through the whole module, each ``reduced``; an image keeps what entered the first trained block."""
+        if self.cache:
+            self.enter(batch)
+            return self.now(batch, reduced)
         found: dict[int, Tensor] = {}
         for part in self._parts(batch):
             images = [batch[i] for i in part]
@@ -124,19 +144,53 @@ class Upper:
         if not self.lower:
             return self._features(images)
         seen: list[Tensor] = []
-        if self.blocks:
-            handle = self.blocks[0].register_forward_pre_hook(
-                lambda _m, args, kw: seen.append(args[0] if args else kw["hidden_states"]), with_kwargs=True
-            )
-        else:
-            handle = self.lower[-1].register_forward_hook(lambda _m, _args, out: seen.append(out))
-        try:
+        with self._entering(seen.append):
             features = self._features([_plain(p) for p in images])
-        finally:
-            handle.remove()
         for pixels, hidden in zip(images, self._split(seen[0], images), strict=True):
             pixels |= self.keep({**pixels, HIDDEN: hidden})
         return features
+
+    @torch.no_grad()
+    def enter(self, batch: Sequence[Seen]) -> None:
+        """Each image keeps what enters the first trained block: out of the cache, or computed and put there.
+
+        One by one: products of several images differ in their last bits with how many there are, and then a result
+        would hang on what was in the cache. Nothing where the module runs whole.
+        """
+        for pixels in batch if self.lower else []:
+            hidden = self.cache.get(_plain(pixels)) if self.cache else None
+            if hidden is None:
+                hidden = self._entered(_plain(pixels))
+                if self.cache:
+                    self.cache.put(_plain(pixels), hidden)
+            pixels |= self.keep({**pixels, HIDDEN: hidden.to(self.visual.device)})
+
+    def _entered(self, pixels: Pixels) -> Tensor:
+        """What enters the first trained block; nothing behind it runs."""
+
+        def stop(hidden: Tensor) -> None:
+            raise _EnteredError(hidden)
+
+        with self._entering(stop):
+            try:
+                self._features([pixels])
+            except _EnteredError as entered:
+                return entered.hidden
+        raise AssertionError("the first trained block did not run")
+
+    @contextmanager
+    def _entering(self, told: Callable[[Tensor], None]) -> Iterator[None]:
+        """Within: ``told`` of what enters the first trained block, or leaves the last where none trains."""
+        if self.blocks:
+            handle = self.blocks[0].register_forward_pre_hook(
+                lambda _m, args, kw: told(args[0] if args else kw["hidden_states"]), with_kwargs=True
+            )
+        else:
+            handle = self.lower[-1].register_forward_hook(lambda _m, _args, out: told(out))
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def keep(self, pixels: Seen) -> Seen:
         """``pixels`` whose input to the first upper block, a tensor, is in the store.
