@@ -65,10 +65,10 @@ def forgotten(found: Mapping[str, Row]) -> str:
 
     ``found``: results of ``request.py`` by what was forgotten and by which model.
     """
-    return "\n\n".join(_table(title, data["draws"], data["config"]) for title, data in found.items())
+    return "\n\n".join(_table(title, data["draws"], data["config"], data.get("cached", False)) for title, data in found.items())
 
 
-def _table(title: str, draws: list[Row], config: Row) -> str:
+def _table(title: str, draws: list[Row], config: Row, cached: bool) -> str:
     modes = [mode for mode in MODES if mode in draws[0]]
     gold = next(draw["gold"] for draw in draws if "gold" in draw)  # of other draws it may not have been taught
 
@@ -96,7 +96,8 @@ def _table(title: str, draws: list[Row], config: Row) -> str:
     minutes = [f"{sum(draw[m]['seconds'] for draw in draws) / len(draws) / 60:.1f}" for m in modes]
     rows.append("| text answers the same to the bit | " + " | ".join(same) + " |")
     rows.append("| requests that pass the release check | " + " | ".join(f"{n} of {len(draws)}" for n in passed) + " |")
-    rows.append("| minutes on two CPU cores | " + " | ".join(minutes) + " |")
+    of_steps = " of steps" if cached else ""  # what frozen layers make of the images was there
+    rows.append(f"| minutes{of_steps} on two CPU cores | " + " | ".join(minutes) + " |")
     return "\n".join(rows)
 
 

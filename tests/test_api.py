@@ -17,6 +17,7 @@ from unsee.concepts import Request
 from unsee.data.study import PeopleStudy
 from unsee.forgetting import replay
 from unsee.forgetting.penalty import Settled, beyond
+from unsee.vision.attention import attention_for
 from unsee.vision.checkpoint import module_names
 
 CONFIG = ForgetConfig(steps=3, batch=4, projector_first=False)
@@ -119,9 +120,11 @@ def test_statistics_stand_in_for_retained_images(checkpoint, sets, tmp_path):
 
 def test_the_drift_counts_in_units_of_how_views_differ(checkpoint, sets):
     config = replace(CONFIG, keep=5.0, projector_first=False)
-    unit = prepare.prepare(load_visual(checkpoint), Request(**sets), None, config).region.identity_scale
+    visual = load_visual(checkpoint)
+    with attention_for(visual.model, training=False):
+        unit = float(prepare.prepare(visual, Request(**sets), None, config).region.identity_scale)
     assert unit != 1
-    in_features = replace(config, keep=5.0 * float(unit), keep_unit="features")
+    in_features = replace(config, keep=5.0 * unit, keep_unit="features")
     found = [_alone(checkpoint, **sets, config=c).delta for c in (config, in_features, replace(in_features, keep=5.0))]
     same, other = ([torch.equal(t, changed[n]) for n, t in found[0].items()] for changed in found[1:])
     assert all(same) and not any(other)
@@ -236,13 +239,14 @@ def test_a_second_request_counts_from_the_base_and_holds_the_first(checkpoint, s
     given = {"neutral": sets["neutral"], "statistics": unsee.statistics(visual, None, stay)}
     names = given["statistics"].layers
     base = {n: visual.model.get_submodule(n).weight.detach().clone() for n in names}
-    one = unsee.forget(visual, forget=[first], config=CONFIG, **given)
+    plain = replace(CONFIG, whiten=0, lr=3e-3, max_step_drift=0.3)  # as in a ledger
+    one = unsee.forget(visual, forget=[first], config=plain, **given)
     assert one.left.keys() == {first.id}
     with pytest.raises(UnseeError, match="of this one before it changed"):
-        unsee.forget(visual, forget=[second], config=CONFIG, **given)
+        unsee.forget(visual, forget=[second], config=plain, **given)
     after = unsee.statistics(visual, None, [first])
     settled = Settled.one(one.delta, beyond(after, given["statistics"], names))
-    two = unsee.forget(visual, forget=[second], config=CONFIG, base=base, settled=settled, **given)
+    two = unsee.forget(visual, forget=[second], config=plain, base=base, settled=settled, **given)
     assert "settled" not in one.history[0] and two.history[0]["settled"] == pytest.approx(0, abs=1e-4)
     assert two.history[0]["penalty"] > one.history[0]["penalty"] == 0 and two.history[-1]["settled"] > 1e-6
     assert one.history[0]["keep"] < 1e-3 < 0.003 < two.history[0]["keep"]
@@ -253,7 +257,7 @@ def test_a_second_request_counts_from_the_base_and_holds_the_first(checkpoint, s
         with torch.no_grad():
             for n in names:
                 visual.model.get_submodule(n).weight.copy_(base[n] + one.delta[n])
-        config = replace(CONFIG, steps=6, **hold)
+        config = replace(plain, steps=6, **hold)
         return unsee.forget(visual, forget=[second], config=config, base=base, settled=settled, **given).delta
 
     bound, lighter, free = after_one(settled=5e4, settled_most=2e4), after_one(settled=2e4), after_one(settled=5e4)
