@@ -65,7 +65,9 @@ def forgotten(found: Mapping[str, Row]) -> str:
 
     ``found``: results of ``request.py`` by what was forgotten and by which model.
     """
-    return "\n\n".join(_table(title, data["draws"], data["config"], data.get("cached", False)) for title, data in found.items())
+    return "\n\n".join(
+        _table(title, data["draws"], data["config"], data.get("cached", False)) for title, data in found.items()
+    )
 
 
 def _table(title: str, draws: list[Row], config: Row, cached: bool) -> str:

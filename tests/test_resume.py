@@ -18,6 +18,7 @@ from unsee import resume
 from unsee.cli import main
 from unsee.commands.shared import checkpoints as checkpoints_of
 from unsee.errors import UnseeError
+from unsee.forgetting import run
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.vision.patch import Patch
 
@@ -106,6 +107,7 @@ def test_a_resumed_run_does_not_begin_again(checkpoints, images, tmp_path, monke
 def test_a_run_resumed_while_its_rate_falls_ends_where_it_would_have(checkpoints, images, tmp_path, monkeypatch):
     """The target counts as gone at step 20, so the run ends at 30; interrupted between the two it still does."""
     once, twice = tmp_path / "once", tmp_path / "twice"
+    monkeypatch.setattr(run, "is_look", lambda step, config: step % 20 == 0)  # not at once, before any checkpoint
     assert main(command(checkpoints["llava"], images, once, "--stop", "0.99")) == 0
     args = command(checkpoints["llava"], images, twice, "--stop", "0.99")
     with stopped_at(20, monkeypatch):
