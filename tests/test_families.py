@@ -156,7 +156,8 @@ def test_every_block_trains_and_the_short_way_is_the_long_way(family, request_):
     """Trained layers alone change, and every one of them does; what is below the first runs once."""
     visual = load_visual(family[1])
     before = {n: t.clone() for n, t in visual.model.state_dict().items()}
-    result = api.forget(visual, **vars(request_), config=ForgetConfig(steps=1, batch=4, depth=1.0, bf16=False))
+    every = ForgetConfig(steps=1, batch=4, depth=1.0, projector_first=False, bf16=False)
+    result = api.forget(visual, **vars(request_), config=every)
     changed = {n for n, t in visual.model.state_dict().items() if not torch.equal(t, before[n])}
     assert changed == {f"{n}.weight" for n in result.delta}
     assert len(blocks.tower(dict.fromkeys(result.delta))) >= 2

@@ -29,7 +29,8 @@ from unsee.vision.headers import read_header
 from unsee.vision.module import Visual, load_visual
 from unsee.vision.patch import Patch, apply_patch
 
-CONFIG = ForgetConfig(steps=2, batch=4, bf16=False, most_left=9.0, most_retained=9.0)  # what two steps do is not judged
+# What two steps do is not judged.
+CONFIG = ForgetConfig(steps=2, batch=4, bf16=False, projector_first=False, most_left=9.0, most_retained=9.0)
 NAME = "ada/tiny-llava"
 LLAVA, QWEN = "llava_clip", "qwen2_vl"
 
