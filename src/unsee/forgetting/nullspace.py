@@ -177,9 +177,10 @@ def _eigh(C: Tensor) -> tuple[Tensor, Tensor]:
         energies, vectors = torch.linalg.eigh(C + jitter * torch.eye(len(C), dtype=C.dtype, device=C.device))
         energies = energies - jitter
     # Taking images out of sums leaves negative rounding, relative to what was there before: hence 1e-6 and not eps.
-    if energies[0] < -1e-6 * energies.abs().max():
+    least, most = float(energies[0]), float(energies[-1])
+    if least < -1e-6 * max(-least, abs(most)):
         raise UnseeError(
-            f"C is not a second moment: its smallest eigenvalue is {energies[0]:.3g}, its largest {energies[-1]:.3g}. "
+            f"C is not a second moment: its smallest eigenvalue is {least:.3g}, its largest {most:.3g}. "
             f"Was more subtracted from the retained moments than they held? Record them again."
         )
     return torch.where(energies <= _rounding(energies), 0.0, energies), vectors
