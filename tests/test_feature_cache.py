@@ -11,6 +11,7 @@ import torch
 from unsee.cli import main
 from unsee.data.folder import read_folder
 from unsee.errors import UnseeError
+from unsee.feature_cache import FeatureCache
 from unsee.vision.blocks import Upper, upper_layers
 from unsee.vision.module import load_visual
 from unsee.vision.trace import trace
@@ -28,7 +29,9 @@ def shown(visual, images):
 
 def cached(visual, shown, folder, depth=0.3):
     layers = trace(visual, shown[0]).linears
-    return Upper(visual, layers, upper_layers(layers, depth), shown[:2], bf16=False, cache=folder)
+    trained = upper_layers(layers, depth)
+    cache = FeatureCache.below(folder, visual, trained)
+    return Upper(visual, layers, trained, shown[:2], bf16=False, cache=cache)
 
 
 def looked(upper, shown):

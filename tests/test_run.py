@@ -6,6 +6,7 @@ import pytest
 
 from unsee.config import ForgetConfig
 from unsee.forgetting.schedule import CHECK, PULL, behind, eased, forgotten_at, pulled
+from unsee.forgetting.step_size import largest_rate
 
 CONFIG = ForgetConfig(steps=300, stop=0.3)
 
@@ -75,3 +76,14 @@ def test_the_pull_grows_at_each_look_at_which_a_concept_shows_too_much(most, loo
     shown = history(*most, most=True)
     assert pulled(shown, ForgetConfig(steps=150, leave=0.3)) == PULL**looks
     assert pulled(shown, ForgetConfig(steps=150)) == 1
+
+
+@pytest.mark.parametrize("power", [2.0, 3.0, 4.0])
+def test_the_largest_rate_that_moves_little_enough_is_found(power):
+    def moved(rate):
+        return (rate / 1e-3) ** power
+
+    found = largest_rate(0.03, 0.005, moved)
+    assert 0.25 * 0.005 <= moved(found) <= 0.005
+    assert largest_rate(1e-6, 0.005, moved) == 1e-6
+    assert largest_rate(0.03, 0.005, lambda rate: float("nan")) == 0.03

@@ -41,7 +41,8 @@ class ForgetConfig:
     floor: float = 0.05
     """contrastive loss below which an image counts as forgotten and gives no gradient"""
     stop: float = 0.3
-    """residual identity, mean of held-back views, at which the loop winds down (1: as before); 0: do all steps"""
+    """residual identity, mean of held-back views, at which the loop winds down once no concept fails --most-left (1: as
+    before); 0: do all steps"""
     most_left: float = 0.5
     """residual identity of any concept's held-back views at the end, at most; beyond: exit code 3"""
     most_retained: float = 0.3
@@ -55,7 +56,7 @@ class ForgetConfig:
     keep_unit: Unit = "views"
     """unit of that drift: how features of one concept's views differ, or (features) those of all that stays"""
     penalty: float = 300.0
-    """weight of the quadratic penalty at first; halved at each check from which --stop would not be reached in time"""
+    """weight of the quadratic penalty at first; halved at each check from which the target would not leave in time"""
     replay: int = 1200
     """retained inputs drawn from the statistics where retained images are gone; 0: none"""
     replay_always: bool = False
@@ -79,7 +80,7 @@ class ForgetConfig:
     depth: float = 0.2
     """share of the tower's blocks that train, counted from the last, with all layers after them; 0: projector alone"""
     projector_first: bool = True
-    """train the projector alone until a check from which --stop would not be reached in time, then the blocks too"""
+    """train the projector alone until a check from which the target would not leave in time, then the blocks too"""
     attention: bool = True
     """train attention projections of these blocks too"""
     layers: str = ""
@@ -150,7 +151,7 @@ class LedgerConfig(ForgetConfig):
     whiten: float = 0.0
     """natural-gradient steps: their damping, as a multiple of the mean energy of retained inputs; 0: plain Adam"""
     projector_first: bool = False
-    """train the projector alone until a check from which --stop would not be reached in time, then the blocks too"""
+    """train the projector alone until a check from which the target would not leave in time, then the blocks too"""
     attention: bool = False
     """train attention projections of these blocks too"""
     most_left: float = 0.3

@@ -18,6 +18,7 @@ from unsee.config import ForgetConfig
 from unsee.data.images import FileImage, load_all
 from unsee.encoding import Distribution, encode, encode_some, entered, groups_of, summed
 from unsee.errors import UnseeError
+from unsee.feature_cache import FeatureCache
 from unsee.files import sha256
 from unsee.forgetting import contrast
 from unsee.forgetting.moments import Moments
@@ -87,7 +88,8 @@ def prepare(
         )
     if moments:
         moments.refuse_unlike(visual.model, trained)
-    upper = _agreed(Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing, cache))
+    features = FeatureCache.below(cache, visual, trained)
+    upper = _agreed(Upper(visual, seen.linears, trained, probe, config.bf16, folder, config.checkpointing, features))
     altered, aims = copies(request.forget), list[Tensor]()
     at_base = {"model": _before(visual, base) or meta["model"]}
     with _with_weights(layers, base or {}):
@@ -182,7 +184,9 @@ def statistics(visual: Visual, concepts: Sequence[Concept], config: ForgetConfig
     probe = _probe(visual, concepts)
     seen = trace(visual, probe[0])
     trained = chosen(seen, config)
-    upper = _agreed(Upper(visual, seen.linears, trained, probe, bf16=False, cache=cache))
+    upper = _agreed(
+        Upper(visual, seen.linears, trained, probe, bf16=False, cache=FeatureCache.below(cache, visual, trained))
+    )
     distribution = Distribution(upper.block)
     with MomentRecorder({n: visual.model.get_submodule(n) for n in trained}) as recorder:
         recorder.mask, done = visual.real_rows, 0

@@ -14,6 +14,7 @@ from unsee.concepts import ImageRef
 from unsee.config import FinetuneConfig
 from unsee.data.augment import augment
 from unsee.data.images import load_all
+from unsee.feature_cache import FeatureCache
 from unsee.progress import progress
 from unsee.vision.blocks import Seen, Upper, tower
 from unsee.vision.module import Visual
@@ -46,8 +47,9 @@ class Shown:
         if config.depth < 1:
             self._freeze(linears)
             trained = [n for n in linears if f"{n}.weight" not in self.frozen]
-            frozen = {name: p for name, p in visual.tensors().items() if name in self.frozen}
-            self.upper = Upper(visual, linears, trained, probe, config.bf16, folder, cache=cache, frozen=frozen)
+            frozen = {name: t for name, t in visual.tensors().items() if name in self.frozen}
+            kept = FeatureCache(cache, frozen) if cache else None
+            self.upper = Upper(visual, linears, trained, probe, config.bf16, folder, cache=kept)
         self.seen = self._looked(self.upper) if self.upper else self._opened()
 
     def __len__(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -22,13 +21,11 @@ from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
 from unsee.forgetting.schedule import CHECK, behind, eased, end_of, forgotten_at, is_look, pulled, rate_at
+from unsee.forgetting.step_size import largest_rate
 from unsee.progress import progress, say
 
-# Steps that are tried for the rate, at most: what one moves grows with its square where it is small, and faster where
-# it is large, so that a guess from there is far too low. One that moves LEAST of what it may will do.
-TRIES, LEAST, FARTHEST = 10, 0.25, 0.01
-# Blocks join because the projector was behind, so they may move what stays further: drawn people end with 0.42 of the
-# concept that shows most in place of 0.46, and 0 in place of 1.7 % of the names, with as much retained.
+# How many times as far blocks that join may move what stays, since the projector was behind: drawn people end with
+# 0.42 of the concept that shows most in place of 0.46, with as much retained (one run each).
 BEHIND = 4.0
 
 
@@ -319,11 +316,10 @@ class Forgetting:
     def _peak_rate(self) -> float:
         """``config.lr``, or the rate at which a first step moves what stays by no more than ``max_step_drift``.
 
-        Of blocks that join it may move BEHIND times as much.
-
-        Adam's step has one length in every weight, and what that does to features hangs on the tower. At 3e-3 a first
-        step moves those of towers made here by 0.2 of their variance. One of a fifth moves those of DINOv2, under
-        a projector that was taught, by 1.8, and little is known any more. Weights and optimiser end as they began.
+        One with blocks that join may move it BEHIND times as far. Adam's step has one length in every weight, and what
+        that does to features hangs on the tower. At 3e-3 a first step moves those of towers made here by 0.2 of their
+        variance. One of a fifth moves those of DINOv2, under a projector that was taught, by 1.8, and little is known
+        any more. Weights and optimiser end as they began.
         """
         config, rate = self.config, self.config.lr
         rng = np.random.default_rng([config.seed, 0])
@@ -331,18 +327,8 @@ class Forgetting:
         if not probe or not config.max_step_drift:
             return rate
         self.gradients(0)
-        most, within, beyond = config.max_step_drift * (BEHIND if self.joined else 1), 0.0, math.inf
-        for _ in range(TRIES):
-            moved = self._moved(rate, probe)
-            if moved > most:
-                beyond = rate
-            else:  # as is a NaN, of which the first step tells
-                within = rate
-                if not moved < LEAST * most or beyond == math.inf:
-                    break
-            guess = rate * max((most / moved) ** 0.5, FARTHEST) if moved > 0 else math.inf
-            rate = guess if within < guess < beyond else (within * beyond) ** 0.5
-        return within or rate
+        most = config.max_step_drift * (BEHIND if self.joined else 1)
+        return largest_rate(rate, most, lambda rate: self._moved(rate, probe))
 
     def _moved(self, rate: float, probe: Sequence[Any]) -> float:
         """How far a first step at ``rate`` moves the images of ``probe``; weights and optimiser end as they began."""

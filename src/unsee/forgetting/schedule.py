@@ -12,10 +12,7 @@ from itertools import pairwise
 from unsee.config import ForgetConfig
 
 CHECK = 20  # steps between two looks at the held-back views that tell whether the request is behind
-SOON, OFTEN = (
-    40,
-    5,
-)  # up to this step there is one every 5: on a pretrained tower 10 steps can be enough, and 30 too many
+SOON, OFTEN = 40, 5  # one every OFTEN up to step SOON: of a pretrained tower 10 steps can be enough, and 30 too many
 PACE = 0.25  # of the way since the last look: what each further one is expected to bring
 PULL, LATE = 1.4, 0.4  # how the anchor grows, and the share of the steps after which it may
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unsee.errors import UnseeError
-from unsee.vision.feature_cache import FeatureCache
 from unsee.vision.module import Pixels, Visual
 from unsee.vision.trace import Linear
 
@@ -82,6 +81,14 @@ class Store:
         return torch.frombuffer(data, dtype=dtype).reshape(shape).to(device)
 
 
+class Cache(Protocol):
+    """What was computed of an image's pixels at a place in the model, kept for later runs."""
+
+    def get(self, pixels: Pixels, place: str) -> Tensor | None: ...
+
+    def put(self, pixels: Pixels, place: str, hidden: Tensor) -> None: ...
+
+
 class _EnteredError(Exception):
     """Not an error: ends a pass at the first trained block."""
 
@@ -94,19 +101,17 @@ class Upper:
     """The visual module from its first trained block on. What is below does not change, so it runs once per image.
 
     ``layers``: all that reach the features. ``probe``: two images to try it with. ``folder``: for what takes more
-    memory than there should be. ``cache``: a folder of what the lower part gives of each image, for later runs.
-    ``frozen``: the weights that never change; else all but those of ``trained``.
+    memory than there should be. ``cache``: of what the lower part gives of each image, for later runs.
     """
 
     def __init__(
         self, visual: Visual, layers: dict[str, Linear], trained: Sequence[str], probe: Sequence[Pixels], bf16: bool,
-        folder: Path | None = None, checkpointing: bool = False, cache: Path | None = None,
-        frozen: Mapping[str, Tensor] | None = None,
+        folder: Path | None = None, checkpointing: bool = False, cache: Cache | None = None,
     ) -> None:  # fmt: skip
         self.visual, self.bf16, self.checkpointing = visual, bf16, checkpointing
         self.gpu = visual.device.type == "cuda"
         self.folder, self.room = folder, self._free() if self.gpu else ROOM
-        self.cache: FeatureCache | None = None
+        self.cache: Cache | None = None
         self.clear()
         self.axis = 0  # along which images lie side by side where they enter a block
         blocks, ran = tower(layers), list(layers)
@@ -123,10 +128,8 @@ class Upper:
         self.in_training = max(
             1, min(4 * IMAGES, (self._free() if self.gpu else ACTIVATIONS) // self._saved(probe[:1]))
         )
-        if cache and self.lower:
-            changing = {f"{n}.weight" for n in trained}
-            stay = frozen or {n: t for n, t in visual.tensors().items() if n not in changing}
-            self.cache = FeatureCache(cache, stay, {"block": self.block, "bf16": bf16})
+        self.cache = cache if self.lower else None
+        self.place = f"{self.block} {'bfloat16' if bf16 else 'float32'}"
 
     @torch.no_grad()
     def look(self, batch: Sequence[Seen], reduced: Callable[[Tensor], Tensor] = lambda f: f) -> list[Tensor]:
@@ -158,11 +161,11 @@ class Upper:
         would hang on what was in the cache. Nothing where the module runs whole.
         """
         for pixels in batch if self.lower else []:
-            hidden = self.cache.get(_plain(pixels)) if self.cache else None
+            hidden = self.cache.get(_plain(pixels), self.place) if self.cache else None
             if hidden is None:
                 hidden = self._entered(_plain(pixels))
                 if self.cache:
-                    self.cache.put(_plain(pixels), hidden)
+                    self.cache.put(_plain(pixels), self.place, hidden)
             pixels |= self.keep({**pixels, HIDDEN: hidden.to(self.visual.device)})
 
     def _entered(self, pixels: Pixels) -> Tensor:
