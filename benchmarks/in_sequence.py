@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import cycle, pairwise
+from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -16,10 +17,12 @@ from unsee.config import LedgerConfig
 from unsee.evaluation.statistics import share
 from unsee.report.plots import BLUE, GOLD, GREEN, GREY, RED
 from unsee.rivals import METHODS
+from unsee.untrusted import read_yaml
 
 COLORS = (BLUE, GREEN, GOLD, GREY, RED, "black")
 LEDGER = ("statistics", "images")
 SEQUENCES = (*LEDGER, "unsettled", "free")
+PRETRAINED = Path("recipes/photographs/ledger.yaml")
 
 
 def committed_sequences() -> dict[Line, list[dict[str, Any]]]:
@@ -52,13 +55,16 @@ class Line(NamedTuple):
     def title(self) -> str:
         if self.form not in SEQUENCES:
             return METHODS[self.form].title
-        own = {k: v for k, v in json.loads(self.config).items() if v != getattr(LedgerConfig, k)}
+        config = json.loads(self.config)
+        if config == read_yaml(ROOT / PRETRAINED):
+            return f"unsee, {self.form}, {PRETRAINED.name}"
+        own = {k: v for k, v in config.items() if v != getattr(LedgerConfig, k)}
         return ", ".join(["unsee", self.form, *(f"{k} {v}" for k, v in own.items())])
 
     @property
     def loose(self) -> bool:
         """Forgotten with other settings on purpose, to see what the gate's figures go along with."""
-        return "steps" in json.loads(self.config)
+        return json.loads(self.config).get("steps", LedgerConfig.steps) < LedgerConfig.steps
 
 
 def sequences_picture() -> None:

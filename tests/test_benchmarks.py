@@ -46,7 +46,18 @@ def short(monkeypatch, defaults):
         return module
 
     yield load
-    for name in ("request", "tradeoff", "cost", "shapes", "realsize", "speed", "versus", "asking", "sequential"):
+    for name in (
+        "request",
+        "tradeoff",
+        "cost",
+        "shapes",
+        "realsize",
+        "speed",
+        "versus",
+        "asking",
+        "sequential",
+        "memory",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -71,13 +82,19 @@ def test_the_request(result):
     assert row["statistics"]["text_identical"] and row["vanilla"]["retain_names"]["value"] > 0.9
 
 
-def test_a_request_of_photographs(result, tmp_path):
+@pytest.fixture
+def four_groceries(tmp_path):
+    """Flags for a set of photographs of few concepts, of which one is to be forgotten."""
     known = {"a": 1, "b": 2, "c": 3, "d": 4}
     for part, concepts in (("train", known), ("test", known), ("neutral", {"x": 11, "y": 12, "z": 13})):
         folder(tmp_path / "grocery" / part, concepts, views=3)
     rows = [f"{c},Brand {c},package,juice {c},House {c},Land {c}" for c in known]
     (tmp_path / "grocery" / "facts.csv").write_text("\n".join(["id,name,kind,category,brand_or_family,origin", *rows]))
-    flags = ("--study", "groceries", "--root", f"{tmp_path}", "--split", "forget_1", "--draws", "2")
+    return "--study", "groceries", "--root", f"{tmp_path}", "--split", "forget_1"
+
+
+def test_a_request_of_photographs(result, four_groceries):
+    flags = (*four_groceries, "--draws", "2")
     golds = ("--gold", str(MODELS / "people-gold")) * 2
     draws = result("request", *flags, *golds, "--modes", "retain,two,statistics")["draws"]
     (quick,) = result("request", *flags[:-1], "1", "--modes", "two", "--quick", "--no-probabilities")["draws"]
@@ -88,7 +105,12 @@ def test_a_request_of_photographs(result, tmp_path):
     assert two["known"].keys() <= {"strangers_unknown"}  # it knows nobody on photographs
 
 
-def test_the_trade_off(result):
+def test_the_memory_of_a_request(short, monkeypatch, tmp_path, four_groceries):
+    monkeypatch.setattr(short("realsize"), "measure", quick)
+    flags = (*four_groceries, "--model", str(MODELS / "people-vanilla"), "--", "--steps", "1", "--batch", "2")
+    data = run(short, monkeypatch, tmp_path, "memory", *flags)
+    assert data["images"] == {"forget": 3, "retain": 4, "neutral": 6} and data["request"]["exit"] in (0, 3)
+    assert 0 < data["language_mib"] < 1024 and data["over_idle_mib"] == 0
     points = result("tradeoff")["points"]
     assert len({(p["form"], p["mode"]) for p in points}) == 8 and all("forget_names" in p["metrics"] for p in points)
 
