@@ -46,19 +46,8 @@ def short(monkeypatch, defaults):
         return module
 
     yield load
-    for name in (
-        "request",
-        "tradeoff",
-        "cost",
-        "shapes",
-        "realsize",
-        "speed",
-        "versus",
-        "asking",
-        "sequential",
-        "memory",
-    ):
-        sys.modules.pop(name, None)
+    for path in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture
@@ -111,6 +100,9 @@ def test_the_memory_of_a_request(short, monkeypatch, tmp_path, four_groceries):
     data = run(short, monkeypatch, tmp_path, "memory", *flags)
     assert data["images"] == {"forget": 3, "retain": 4, "neutral": 6} and data["request"]["exit"] in (0, 3)
     assert 0 < data["language_mib"] < 1024 and data["over_idle_mib"] == 0
+
+
+def test_the_trade_off(result):
     points = result("tradeoff")["points"]
     assert len({(p["form"], p["mode"]) for p in points}) == 8 and all("forget_names" in p["metrics"] for p in points)
 
