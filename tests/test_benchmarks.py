@@ -148,7 +148,8 @@ def test_the_true_size(short, monkeypatch, tmp_path):
 
 def test_asking(short, monkeypatch, tmp_path):
     data = run(short, monkeypatch, tmp_path, "asking", "--people", "1", "--turns", "2")
-    assert data["same_answers"] and data["ratio"]["value"] > 0  # how much faster is no matter of a test
+    ratio = data["ratio"]  # which of the two is faster hangs on what else the machine does
+    assert data["same_answers"] and 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
 
 
 def test_the_rivals_step(short, monkeypatch, tmp_path):
