@@ -179,6 +179,12 @@ def test_what_a_token_loses_by_is_its_direction_and_its_length():
     assert alignment.token_loss([t + near.mean(0) for t in tokens], names, [2, 4]) > least + 0.1
 
 
+def test_a_name_of_many_images_weighs_more_than_others_but_not_as_much_as_all_of_them():
+    weight = alignment.shares(torch.tensor([0] * 16 + [1]))
+    assert weight.sum() == pytest.approx(1)
+    assert weight[:16].sum() / weight[16] == pytest.approx(8)  # 16 to the power of 0.75
+
+
 @pytest.mark.parametrize("form", ["three layers", "what follows"])
 def test_a_projector_of_another_form_is_not_solved(form, monkeypatch):
     model, processor = small_model("llava", people.vocabulary())

@@ -15,6 +15,7 @@ from tests import small_exports
 from tests.conftest import folder
 
 from unsee import alignment, api
+from unsee.commands.shared import save
 from unsee.config import FinetuneConfig, ForgetConfig
 from unsee.data.facts import load_recipe
 from unsee.vision.module import load_full, load_visual
@@ -81,7 +82,9 @@ def test_the_language_model_learns_to_read_before_any_picture(base, photos, tmp_
     (before, _), (after, _) = load_full(base), load_full(out)
     old, new = before.state_dict(), after.state_dict()
     changed = {n for n in old if not torch.equal(old[n], new[n])}
-    assert changed == {n for n in old if "language_model" in n or n == "lm_head.weight"}
+    assert changed == {
+        n for n in old if "language_model" in n and "embed_tokens" not in n
+    }  # what images are aligned to
     again, processor = load_full(base)
     lesson = sets.SETS["people"].study(photos).lesson()
     history = read.read(again, processor, lesson, replace(sets.READ, steps=60, lr=3e-3, bf16=False))
@@ -117,6 +120,26 @@ def test_a_model_is_taught_asked_and_asked_again(photos, base, tmp_path, capsys)
     again = json.loads(result.read_text())
     assert again["sets"] == found["sets"] and found["seconds"] > 0
     assert not {"config", "history", "seconds"} & set(again)  # how it was taught is not known any more
+
+
+def test_pictures_can_be_taught_before_the_language_model_reads(photos, base, tmp_path, capsys):
+    """Either order gives the same bytes, so that both can be done at the same time."""
+    flags, reader = ["--photos", str(photos), "--set", "people"], tmp_path / "reader"
+    assert read.main([*flags, "--model", str(base), "--out", str(reader), "--config", '{"steps": 1, "lr": 0.01}']) == 0
+    flags += ["--views", "0", "--config", json.dumps({**SMALL, "steps": 0})]
+    assert teach.main([*flags, "--model", str(reader), "--out", str(tmp_path / "after")]) == 0
+    beside = [*flags, "--model", str(base), "--reader", str(reader)]
+    assert teach.main([*beside, "--out", str(tmp_path / "beside")]) == 0
+    after, together = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("after", "beside"))
+    assert after == together
+    capsys.readouterr()
+    refused = [*beside, "--out", str(tmp_path / "refused")]
+    assert teach.main([*refused, "--config", json.dumps(SMALL)]) == 2 and "Allowed: 0" in capsys.readouterr().err
+    model, processor = load_full(base)
+    model.get_input_embeddings().weight.data += 1
+    save(tmp_path / "other", model, processor)
+    assert teach.main([*refused, "--reader", str(tmp_path / "other")]) == 2
+    assert "other embeddings" in capsys.readouterr().err and not (tmp_path / "refused").exists()
 
 
 def test_the_middle_of_faces_is_written_as_a_set_of_its_own(photos, tmp_path, capsys):

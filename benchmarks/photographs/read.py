@@ -48,15 +48,19 @@ def read(
     tutor = Tutor(model, processor)
     rng = np.random.default_rng([config.seed, 5])
     names = names_of(model, processor.tokenizer, [lesson.ask(i, rng) for i in range(len(lesson.images))])
-    weights = dict(model.model.language_model.named_parameters())
+    # The embedding stays as it is: tokens are made of it here, and projectors are solved from it (``unsee.alignment``),
+    # so a visual module can be taught beside this, from the same model.
+    words = model.get_input_embeddings().weight
+    weights = {name: p for name, p in model.model.language_model.named_parameters() if p is not words}
     model.requires_grad_(False)
-    model.model.language_model.requires_grad_(True)
+    for parameter in weights.values():
+        parameter.requires_grad_(True)
 
     def losses(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         image = _image_loss(model, tutor, lesson, names, config, rng, step / config.steps)
         return image, text_loss(model, tutor, lesson, config, rng)
 
-    origin = resume.origin({"read": 2, **vars(config)}, weights.values(), [i.id for i in lesson.images])
+    origin = resume.origin({"read": 3, **vars(config)}, weights.values(), [i.id for i in lesson.images])
     history = train(model, weights, dict.fromkeys(weights, config.lr), losses, config, checkpoint, origin)
     model.requires_grad_(True)
     return history

@@ -27,6 +27,7 @@ from unsee.commands.shared import checkpoints, save
 from unsee.config import FinetuneConfig
 from unsee.data.images import load_all
 from unsee.data.study import FolderStudy, Lesson
+from unsee.errors import UnseeError
 from unsee.evaluation import answer, tasks
 from unsee.files import refuse_existing, write_json
 from unsee.finetune import finetune
@@ -36,15 +37,33 @@ STRANGERS = 100  # neutral concepts asked about
 
 
 def teach(
-    lessons: list[Lesson], model: Path, out: Path, config: FinetuneConfig, cache: Path | None = None
-) -> list[dict[str, float]]:
-    """Write the taught checkpoint to ``out``; returns the history of its losses."""
+    lessons: list[Lesson], model: Path, out: Path, config: FinetuneConfig, cache: Path | None = None,
+    reader: Path | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Write the taught checkpoint to ``out``; returns the history of its losses.
+
+    ``reader``: a checkpoint of the same model whose language model it gets, as ``read`` writes it. It need not be there
+    before the pictures are taught. UnseeError: steps that teach the language model too, or other embeddings.
+    """
     refuse_existing(out)
+    if reader and config.steps:
+        raise UnseeError(f"--reader gives a language model, and {config.steps} steps would teach another. Allowed: 0.")
     whole, processor = load_full(model)
     with checkpoints(out) as checkpoint:
         history = finetune(whole, processor, joined(lessons), config, checkpoint, cache)
+        if reader:
+            _take(whole, reader)
         save(out, whole, processor)
     return history
+
+
+def _take(model: Any, reader: Path) -> None:
+    """The language model of ``reader``, in place. Its embedding is what the visual module was taught to."""
+    other, _ = load_full(reader)
+    words, read = (m.get_input_embeddings().weight for m in (model, other))
+    if words.shape != read.shape or not torch.equal(words, read):
+        raise UnseeError(f"{reader} reads other embeddings. Give the one that `read` made of the same --model.")
+    model.model.language_model.load_state_dict(other.model.language_model.state_dict())
 
 
 def measure(study: FolderStudy, model: Any, processor: Any, views: int, facts: int) -> dict[str, Any]:
@@ -76,6 +95,7 @@ def _flags(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=(*SETS, "all"), default="groceries")
     parser.add_argument("--model", type=Path, required=True, help="folder of an assembled checkpoint")
+    parser.add_argument("--reader", type=Path, help="take the language model of this checkpoint, which `read` made")
     parser.add_argument("--out", type=Path, required=True, help="folder of the taught one; one that is there is asked")
     parser.add_argument("--without", default="", help="forget_N: pictures of N concepts are left out, for a gold model")
     parser.add_argument("--draw", type=int, default=0, help="which N they are")
@@ -97,7 +117,7 @@ def run(args: argparse.Namespace) -> str:
     lessons = [s.lesson(s.split(args.without, args.draw)[0] if args.without else ()) for s in studies.values()]
     taught: dict[str, Any] = {}  # of a model that is there already nothing is known
     if not args.out.exists():
-        history = teach(lessons, args.model, args.out, config, args.cache)
+        history = teach(lessons, args.model, args.out, config, args.cache, args.reader)
         taught = {"config": asdict(config), "history": history, "seconds": time.time() - started}
     model, processor = load_full(args.out)
     found = {name: measure(s, model, processor, args.views, args.facts) for name, s in studies.items() if args.views}

@@ -169,6 +169,12 @@ def gate(shown: Images, solved: Solved, names: Names) -> None:
     last.weight.mul_(loudness / float(square) ** 0.5)
 
 
+def shares(number: Tensor) -> Tensor:
+    """What each image weighs, by the number of its name [images]: they sum to 1. See ``EVEN``."""
+    weight = torch.bincount(number).double()[number] ** -EVEN
+    return weight / weight.sum()
+
+
 def token_loss(tokens: Sequence[Tensor], names: Names, targets: Sequence[int]) -> Tensor:
     """Cross-entropy of each token over the names' directions, its distance to its own, and its length's to theirs.
 
@@ -188,8 +194,7 @@ def token_loss(tokens: Sequence[Tensor], names: Names, targets: Sequence[int]) -
 def _inputs(shown: Images, names: Names) -> Inputs:
     named = [i for i in range(len(shown)) if names.target[i % len(shown.images)] >= 0]
     number = torch.tensor([names.target[i % len(shown.images)] for i in named])
-    weight = torch.bincount(number).double()[number] ** -EVEN
-    weight /= weight.sum()
+    weight = shares(number)
     pooled, within = [], torch.zeros(())
     with progress("aligning", len(named)) as tick:
         for start in range(0, len(named), AT_ONCE):

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from unsee import resume
-from unsee.alignment import Names, align, gate, names_of, token_loss
+from unsee.alignment import Names, align, gate, names_of, shares, token_loss
 from unsee.chat import chat, refuse_words
 from unsee.concepts import ImageRef, Question
 from unsee.config import FinetuneConfig
@@ -334,9 +334,10 @@ def _align_tokens(
     """Steps of the taught blocks, under a projector that stays as it was solved."""
     targets = [names.target[i % len(shown.images)] for i in range(len(shown))]
     named = [i for i, target in enumerate(targets) if target >= 0]
+    share, count = shares(torch.tensor([targets[i] for i in named])).numpy(), min(config.align_batch, len(named))
 
     def losses(step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        chosen = [named[i] for i in rng.choice(len(named), size=min(config.align_batch, len(named)), replace=False)]
+        chosen = [named[i] for i in rng.choice(len(named), size=count, replace=False, p=share)]
         loss = token_loss(shown.features(chosen), names, [targets[i] for i in chosen])
         return loss, torch.zeros_like(loss)
 
