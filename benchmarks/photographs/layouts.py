@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import torch
@@ -21,8 +22,11 @@ from transformers import (
     LlavaProcessor,
 )
 
+from unsee.errors import UnseeError
+
 Layout = Literal["internvl", "llava"]
 SIDE = 224  # pixels
+PATCH = 14  # of DINOv2, in pixels
 HEAD = 64  # of these an attention head of DINOv2 has
 MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as DINOv2 was taught
 CHAT = (
@@ -49,6 +53,21 @@ def build(
 def tower_of(model: Any) -> Any:
     """The vision tower of a model of either layout."""
     return model.model.vision_tower
+
+
+def for_side(seen: Any, tower: Tower, side: int) -> Any:
+    """``seen``, the tower of a model, for pictures of another ``side``: with positions of ``tower`` for these."""
+    config, key = copy.deepcopy(seen.config), "embeddings.position_embeddings"
+    config.image_size = side if isinstance(config.image_size, int) else [side, side]
+    other = type(seen)(config).eval()
+    other.load_state_dict({**seen.state_dict(), key: tower.positions(side // tower.patch)})
+    return other
+
+
+def refuse_side(side: int, patch: int = PATCH) -> None:
+    """UnseeError: no whole number of patches, two by two, fills a square of ``side`` pixels."""
+    if side < 2 * patch or side % (2 * patch):
+        raise UnseeError(f"--side is {side}. Allowed: multiples of {2 * patch}, two patches of {patch} pixels.")
 
 
 def _internvl(tower: Tower, language: Any, tokenizer: Any, side: int) -> tuple[Any, Any]:

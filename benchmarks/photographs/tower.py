@@ -90,6 +90,12 @@ def _tensor(constant: Any) -> Tensor:
     return torch.from_numpy(numpy_helper.to_array(constant).copy())
 
 
+def side_of(path: Path) -> int:
+    """Of the pictures that the file takes, in pixels."""
+    (given,) = (i for i in onnx.load(path, load_external_data=False).graph.input if i.name == INPUT)
+    return int(given.type.tensor_type.shape.dim[-1].dim_value)
+
+
 def features_of_file(path: Path, pixels: Tensor) -> Tensor:
     """What the backbone in the file itself makes of ``pixels`` [n, 3, side, side], run by ONNX Runtime."""
     import onnxruntime
