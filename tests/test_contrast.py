@@ -73,6 +73,18 @@ def test_what_many_views_tell_is_believed_more_than_what_one_does():
     assert (ten.norm(dim=1) > 1.5 * one.norm(dim=1)).all()
 
 
+def test_rows_that_are_made_when_asked_for_give_the_same_as_a_tensor():
+    torch.manual_seed(0)
+    features = [torch.randn(3 + i % 2, 5) for i in range(150)]  # more than are taken at once
+    whole, rows = contrast.flat(features, 3), contrast.Flat(features, 3)
+    concepts = [str(i // 5) for i in range(150)]
+    assert torch.allclose(contrast.mean(rows), whole.mean(0), atol=1e-6)
+    assert contrast.variance(rows) == pytest.approx(float(whole.var(0).mean()), rel=1e-5)
+    one, other = (contrast.fit_space(given, concepts) for given in (whole, rows))
+    assert torch.equal(one.white(whole), other.white(rows))
+    assert torch.allclose(one.white(whole), (whole - one.centre) @ one.read, atol=1e-5)
+
+
 def test_directions_lead_out_of_the_space_and_back():
     torch.manual_seed(0)
     pooled = torch.randn(60, 12)

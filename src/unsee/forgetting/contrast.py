@@ -7,8 +7,9 @@ picture of nobody in particular (``Region.aim``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from unsee.errors import UnseeError
 SHRINK = 0.1  # share of the mean variance added to every direction before whitening
 SAMPLE = 1000  # images, spread over all, from which the directions are found
 PLACES, FLOATS = 36, 2**16  # most stretches of tokens that are told apart, and most floats an image takes with them
+AT_ONCE = 64  # images
 DIRECTIONS = 384  # most that are looked at; each costs a float of ``places * width`` to project on
 
 
@@ -31,6 +33,45 @@ def flat(features: Sequence[Tensor], places: int) -> Tensor:
     if all(len(f) == places for f in features):
         return torch.stack(list(features)).float().flatten(1)
     return torch.stack([_stretches(pooled(f), places).flatten() for f in features])
+
+
+class Rows(Protocol):
+    """Flat features of images: a tensor ``[images, width]``, or what gives parts of one when it is asked (``Flat``)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, some: slice, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Flat:
+    """``flat`` of some images at a time: of all at once it is as large as their features, which are there already."""
+
+    features: Sequence[Tensor]
+    places: int
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, some: slice) -> Tensor:
+        return flat(self.features[some], self.places)
+
+
+def parts(rows: Rows) -> Iterator[Tensor]:
+    """All rows, some at a time."""
+    return (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
+
+
+def mean(rows: Rows) -> Tensor:
+    """``[width]``."""
+    return torch.stack([part.sum(0) for part in parts(rows)]).sum(0) / len(rows)
+
+
+def variance(rows: Rows) -> Tensor:
+    """Of each number around its mean over the rows, averaged over all numbers: ``[]``."""
+    middle = mean(rows)
+    far = torch.stack([(part - middle).square().sum() for part in parts(rows)])
+    return far.sum() / ((len(rows) - 1) * len(middle))
 
 
 def pooled(feature: Tensor) -> Tensor:
@@ -60,9 +101,9 @@ class Space:
     ratio: Tensor
     radius: Tensor
 
-    def white(self, pooled: Tensor) -> Tensor:
+    def white(self, rows: Rows) -> Tensor:
         """``[n, width]`` → ``[n, r]``: centred, variation within a concept scaled to one."""
-        return (pooled - self.centre) @ self.read
+        return torch.cat([(part - self.centre) @ self.read for part in parts(rows)])
 
     def identity(self, white: Tensor, views: Tensor | int = 1) -> Tensor:
         """What means over ``views`` images tell of the concept itself: the posterior mean, ``[n, r]`` → ``[n, r]``."""
@@ -76,25 +117,24 @@ class Space:
         return normalize(torch.cat([identity, self.radius.expand(*identity.shape[:-1], 1)], -1), dim=-1)
 
 
-def fit_space(pooled: Tensor, concepts: Sequence[str], centre: Tensor | None = None) -> Space:
-    """Measure variation within and between concepts. ``pooled`` [n, width], ``concepts``: whose image each row is.
+def fit_space(rows: Rows, concepts: Sequence[str], centre: Tensor | None = None) -> Space:
+    """Measure variation within and between concepts. ``rows`` [n, width], ``concepts``: whose image each row is.
 
     Raises UnseeError where no concept has two images: then nothing tells a view from an identity.
     """
-    rows: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = {}
     for i, c in enumerate(concepts):
-        rows.setdefault(c, []).append(i)
-    groups = [torch.tensor(r, device=pooled.device) for r in rows.values()]
+        members.setdefault(c, []).append(i)
+    middle = mean(rows) if centre is None else centre
+    groups = [torch.tensor(r, device=middle.device) for r in members.values()]
     if all(len(g) < 2 for g in groups):
         raise UnseeError("no concept has two images, so views cannot be told from identities. Give at least 2 each.")
-    middle = pooled.mean(0) if centre is None else centre
-    with torch.random.fork_rng(
-        [pooled.device] if pooled.is_cuda else []
-    ):  # the low-rank decomposition starts from random directions
+    # The low-rank decomposition starts from random directions.
+    with torch.random.fork_rng([middle.device] if middle.is_cuda else []):
         torch.manual_seed(0)
-        some = pooled[:: -(-len(pooled) // SAMPLE)] - middle
+        some = rows[:: -(-len(rows) // SAMPLE)] - middle
         basis = torch.svd_lowrank(some, min(DIRECTIONS, *some.shape))[2]
-    x = ((pooled - middle) @ basis).double()
+    x = torch.cat([((part - middle) @ basis).double() for part in parts(rows)])
     within = torch.cat([x[g] - x[g].mean(0) for g in groups])
     scatter = within.T @ within / (len(within) - len(groups))
     variance, turn = torch.linalg.eigh(
@@ -106,8 +146,7 @@ def fit_space(pooled: Tensor, concepts: Sequence[str], centre: Tensor | None = N
     read, write = (turn * variance.pow(power) @ tell for power in (-0.5, 0.5))
     ratio = ratio.clamp(min=1e-6)
     typical = (ratio.square() / (ratio + 1)).sum().sqrt()  # deviation of identity(white)
-    parts = (basis @ read.to(basis), basis @ write.to(basis), ratio.to(basis), 0.5 * typical.to(basis))
-    return Space(middle, *parts)
+    return Space(middle, basis @ read.to(basis), basis @ write.to(basis), ratio.to(basis), 0.5 * typical.to(basis))
 
 
 def loss(

@@ -45,19 +45,22 @@ class Region:
         self.forget, self._reference = forget, list(reference)
         sets = (forget, neutral, retain)
         self.places = min(len(f) for images in sets for f in images.before)
-        old = self._flat([f for images in sets for f in images.before])
+        before = [f for images in sets for f in images.before]
+        old = self._rows(before)
         first, second = len(forget), len(forget) + len(neutral)  # where neutral images begin, and retained ones
         stay = slice(first, None) if len(old) > first else slice(None)
         home = {"neutral": slice(first, second), "mean": slice(second, None)}.get(kind, stay)
-        self.space = contrast.fit_space(old, [c for images in sets for c in images.concepts], old[home].mean(0))
+        centre = contrast.mean(self._rows(before[home]))
+        self.space = contrast.fit_space(old, [c for images in sets for c in images.concepts], centre)
         white = self.space.white(old)
         who, unit = self.space.identity(white), self.space.unit
-        self.scale, self.identity_scale = old[stay].var(0).mean(), who[stay].var(0).mean()
+        self.scale = contrast.variance(self._rows(before[stay]))
+        self.identity_scale = who[stay].var(0).mean()
         self.index = {c: i for i, c in enumerate(dict.fromkeys(forget.concepts))}
-        whose = torch.tensor([self.index[c] for c in forget.concepts], device=old.device)
+        whose = torch.tensor([self.index[c] for c in forget.concepts], device=white.device)
         forgotten = self._concepts(white[:first], whose)
         if self._reference:
-            there = self.space.white(self._flat(self._reference))
+            there = self.space.white(self._rows(self._reference))
             self.way = forgotten - self._concepts(there, whose)  # from target to concept
             self.aim_identity = self.space.identity(there)
         else:
@@ -80,6 +83,9 @@ class Region:
             return self._flat([self._reference[i] for i in images])
         away = self.away[[self.index[self.forget.concepts[i]] for i in images]]
         return self._flat([self.forget.before[i] for i in images]) - away
+
+    def _rows(self, features: Sequence[Tensor]) -> contrast.Flat:
+        return contrast.Flat(features, self.places)
 
     def _flat(self, features: Sequence[Tensor]) -> Tensor:
         return contrast.flat(features, self.places)
@@ -123,11 +129,11 @@ class Region:
 
     def shown(self, images: Images) -> Tensor:
         """Share of each forget concept's identity that ``images`` showed before, ``[n, concepts]``: its own about 1."""
-        return self._share(self.space.white(self._flat(images.before)))
+        return self._share(self.space.white(self._rows(images.before)))
 
     def left(self, check: Images, now: Sequence[Tensor]) -> Tensor:
         """Share of its identity that each view still shows, ``[views]``: 1 as before forgetting, 0 at the target."""
-        come = self.space.white(self._flat(check.before)) - self.space.white(self._flat(now))
+        come = self.space.white(self._rows(check.before)) - self.space.white(self._rows(now))
         return 1 - self._share(come)[range(len(check)), [self.index[c] for c in check.concepts]]
 
     def _share(self, white: Tensor) -> Tensor:
