@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
@@ -95,12 +95,14 @@ def test_alignment_is_the_ridge_regression_of_an_image_on_its_name_with_a_gate_f
     with torch.no_grad():
         found = torch.stack(shown.features(range(len(shown)))).double()
     assert torch.allclose(found, linear, atol=1e-4)
-    alignment.gate(shown, aligned, names)
+    alignment.gate(shown, aligned, replace(names, names=["unknown", *names.names[1:]]))
     with torch.no_grad():
         found = torch.stack(shown.features(range(len(shown)))).double()
     directions = names.directions.double()
+    needed = torch.tensor([alignment.GATE] * len(names.names)).double()
+    needed[0] += alignment.UNSURE  # a token that tells nobody is known has to be surer
     cosines = linear @ directions.T / names.loudness
-    expected = torch.nn.functional.gelu(alignment.STEEP * (cosines - alignment.GATE)) @ directions
+    expected = torch.nn.functional.gelu(alignment.STEEP * (cosines - needed)) @ directions
     assert torch.allclose(found / found.norm(), expected / expected.norm(), atol=1e-5)
     assert found.square().sum(2).mean().sqrt() == pytest.approx(float(names.loudness), rel=1e-5)
 
