@@ -6,7 +6,7 @@ import pytest
 
 from unsee.config import ForgetConfig
 from unsee.forgetting.schedule import CHECK, PULL, behind, eased, forgotten_at, pulled
-from unsee.forgetting.step_size import largest_rate, least_share
+from unsee.forgetting.step_size import largest_rate
 
 CONFIG = ForgetConfig(steps=300, stop=0.3)
 
@@ -87,14 +87,3 @@ def test_the_largest_rate_that_moves_little_enough_is_found(power):
     assert 0.25 * 0.005 <= moved(found) <= 0.005
     assert largest_rate(1e-6, 0.005, moved) == 1e-6
     assert largest_rate(0.03, 0.005, lambda rate: float("nan")) == 0.03
-
-
-@pytest.mark.parametrize("needed", [0.01, 0.3, 0.97, 1.0])
-def test_the_least_share_of_a_change_that_is_enough_is_found(needed):
-    found = least_share(lambda share: share >= needed)
-    assert needed <= found < needed + 1 / 32 or found == 1
-
-
-def test_a_change_of_which_not_even_all_is_enough_stays_as_it_is():
-    asked = []
-    assert least_share(lambda share: bool(asked.append(share))) == 1 and asked == [1]

@@ -43,8 +43,6 @@ class ForgetConfig:
     stop: float = 0.3
     """residual identity, mean of held-back views, at which the loop winds down once no concept fails --most-left (1: as
     before); 0: do all steps"""
-    shorten: bool = True
-    """in the end, take back as much of the change as the target of --stop and --most-left does not need"""
     most_left: float = 0.5
     """residual identity of any concept's held-back views at the end, at most; beyond: exit code 3"""
     most_retained: float = 0.3

@@ -20,8 +20,8 @@ from unsee.forgetting import contrast, nullspace, penalty
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
-from unsee.forgetting.schedule import CHECK, SHORT, behind, eased, end_of, forgotten_at, gap, is_look, pulled, rate_at
-from unsee.forgetting.step_size import largest_rate, least_share
+from unsee.forgetting.schedule import CHECK, behind, eased, end_of, forgotten_at, is_look, pulled, rate_at
+from unsee.forgetting.step_size import largest_rate
 from unsee.progress import progress, say
 
 # How many times as far blocks that join may move what stays, since the projector was behind: drawn people end with
@@ -290,8 +290,6 @@ class Forgetting:
                             resume.save(checkpoint, trained, self.optimizer, origin, step + 1, history)
                 tick(step + 1, " ".join(f"{k} {v:.4f}" for k, v in line.items() if k not in ("step", "rate")))
         self.optimizer.state.clear()
-        if config.shorten and forgotten_at(history, config):
-            self._shorten()
         for n, m in self.layers.items():
             m.weight.grad = None
             if n in self.dtypes:  # what is judged from here on is what will be stored
@@ -345,21 +343,6 @@ class Forgetting:
             for weight, was in zip(weights, start, strict=True):
                 weight.copy_(was)
         return moved
-
-    def _shorten(self) -> None:
-        """As little of the change as still reaches the target, by the margin that SHORT leaves."""
-        last = {n: m.weight.detach().clone() for n, m in self.layers.items()}
-
-        @torch.no_grad()
-        def enough(share: float) -> bool:
-            for n, m in self.layers.items():
-                m.weight.copy_(torch.lerp(self.start[n].to(last[n].dtype), last[n], share))
-            return gap(processes.from_first(self._look()), self.config) <= SHORT
-
-        share = least_share(enough)
-        enough(share)
-        if share < 1:
-            say(f"{100 * share:.0f} % of the change reach the target, so the rest is taken back (--no-shorten)")
 
     def delta(self) -> dict[str, Tensor]:
         return {n: m.weight.detach() - self.start[n] for n, m in self.layers.items()}

@@ -13,7 +13,6 @@ from unsee.config import ForgetConfig
 
 CHECK = 20  # steps between two looks at the held-back views that tell whether the request is behind
 SOON, OFTEN = 40, 5  # one every OFTEN up to step SOON: of a pretrained tower 10 steps can be enough, and 30 too many
-SHORT = 0.9  # of the target's distance: the change is shortened no further than to there
 PACE = 0.25  # of the way since the last look: what each further one is expected to bring
 PULL, LATE = 1.4, 0.4  # how the anchor grows, and the share of the steps after which it may
 

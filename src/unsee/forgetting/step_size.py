@@ -1,7 +1,6 @@
-"""How long a step may be, and how much of all steps together is needed (docs/method.md, sections 8 and 9).
+"""How long a step may be: the largest rate at which a first one moves what stays by no more than it may.
 
-The largest rate at which a first step moves what stays by no more than it may; the least share of the change with which
-the concepts are gone.
+docs/method.md, section 8.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Callable
 # Steps that are tried, at most: what one moves grows with its square where it is small, and faster where it is large,
 # so that a guess from there is far too low. One that moves LEAST of what it may will do.
 TRIES, LEAST, FARTHEST = 10, 0.25, 0.01
-HALVINGS = 5
 
 
 def largest_rate(rate: float, most: float, moved: Callable[[float], float]) -> float:
@@ -32,17 +30,3 @@ def largest_rate(rate: float, most: float, moved: Callable[[float], float]) -> f
         guess = rate * max((most / now) ** 0.5, FARTHEST) if now > 0 else math.inf
         rate = guess if within < guess < beyond else (within * beyond) ** 0.5
     return within or rate
-
-
-def least_share(enough: Callable[[float], bool]) -> float:
-    """The least share of a change that is ``enough``, to one part in 2 to the power of HALVINGS; 1 if not even all is.
-
-    Of a pretrained tower the first five steps can go twice as far as they need to, and what stays goes along with them.
-    """
-    short, share = 0.0, 1.0
-    if not enough(share):
-        return share
-    for _ in range(HALVINGS):
-        middle = (short + share) / 2
-        short, share = (short, middle) if enough(middle) else (middle, share)
-    return share
