@@ -42,13 +42,14 @@ TEACH = FinetuneConfig(
 SETS = {
     "groceries": Set("grocery", "groceries.yaml", 0.85, TEACH, alike=("category", "brand_or_family")),
     "landmarks": Set("landmarks", "landmarks.yaml", 0.85, TEACH, alike=("country", "type")),
-    # Twice as many concepts, whose pictures four blocks learned by heart: more blocks, and more altered copies.
+    # Twice as many concepts, whose pictures four blocks learned by heart: more blocks, and more altered copies. At 140
+    # pixels (``assemble --side``), which is what a cropped face has, a step takes a quarter of the time.
     "people": Set(
         "people",
         "people.yaml",
         0.60,
-        replace(TEACH, depth=0.5, align_steps=450, copies=3),
-        replace(READ, steps=600, text_batch=6),
+        replace(TEACH, depth=0.5, align_steps=900, copies=3),
+        replace(READ, steps=450, text_batch=6),
         strangers="concepts",
     ),
 }
