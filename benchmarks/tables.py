@@ -46,9 +46,15 @@ def requests(photographed: bool = False) -> dict[str, dict[str, Any]]:
     return {name: named[name] for name in sorted(named, key=lambda n: (n[0].isdigit(), n))}
 
 
+def with_defaults(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those that were made with the defaults of their commit."""
+    return {name: data for name, data in found.items() if "--config" not in data["command"]}
+
+
 def _title(name: str) -> str:
-    """people-llava → people, LLaVA; flags10-qwen2_vl → 10 flags, Qwen2-VL."""
+    """people-llava → people, LLaVA; flags10-qwen2_vl → 10 flags, Qwen2-VL; a_b-llava → a b, LLaVA."""
     what, _, shape = name.partition("-")
+    what = what.replace("_", " ")
     count = what.removeprefix("flags")
     return f"{what if what == count else f'{count} flags'}, {SHAPES[shape]}"
 
@@ -326,7 +332,7 @@ TABLES = [
     ("docs/photographs.md", "photographs", photograph_tables.taught),
     ("docs/photographs.md", "forgotten", photograph_details),
     ("docs/photographs.md", "general", photograph_tables.general),
-    ("README.md", "photographs", lambda: photograph_tables.forgotten(requests(photographed=True))),
+    ("README.md", "photographs", lambda: photograph_tables.forgotten(with_defaults(requests(photographed=True)))),
     ("docs/models.md", "families", families),
     ("docs/evaluation.md", "asking", asking),
     ("docs/results.md", "summary", summary),
