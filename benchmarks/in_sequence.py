@@ -55,11 +55,12 @@ class Line(NamedTuple):
     def title(self) -> str:
         if self.form not in SEQUENCES:
             return METHODS[self.form].title
-        config = json.loads(self.config)
-        if config == read_yaml(ROOT / PRETRAINED):
-            return f"unsee, {self.form}, {PRETRAINED.name}"
+        config, pretrained, named = json.loads(self.config), read_yaml(ROOT / PRETRAINED), ["unsee", self.form]
         own = {k: v for k, v in config.items() if v != getattr(LedgerConfig, k)}
-        return ", ".join(["unsee", self.form, *(f"{k} {v}" for k, v in own.items())])
+        if pretrained.keys() <= config.keys():
+            named.append(PRETRAINED.name)
+            own = {k: v for k, v in config.items() if v != pretrained.get(k)}
+        return ", ".join([*named, *(f"{k} {v}" for k, v in own.items())])
 
     @property
     def loose(self) -> bool:
@@ -73,6 +74,7 @@ def sequences_picture() -> None:
     rows: dict[str, list[Line]] = {}
     for line in found:
         of = f"{line.study}, {'a hundred' if line.requests * line.people >= 100 else 'few'}"
+        of = "photographs" if line.shape == "internvl" else of
         rows.setdefault(of if line.form in SEQUENCES or line.study != "people" else "rivals", []).append(line)
     if not rows:
         return
