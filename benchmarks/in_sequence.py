@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from itertools import cycle, pairwise
 from pathlib import Path
 from textwrap import fill
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from committed import RESULTS, ROOT, SHAPES, origin, percent, result
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from request import STUDIES
 
 from unsee.config import LedgerConfig
 from unsee.evaluation.statistics import share
@@ -55,12 +57,20 @@ class Line(NamedTuple):
     def title(self) -> str:
         if self.form not in SEQUENCES:
             return METHODS[self.form].title
-        config, pretrained, named = json.loads(self.config), read_yaml(ROOT / PRETRAINED), ["unsee", self.form]
-        own = {k: v for k, v in config.items() if v != getattr(LedgerConfig, k)}
-        if pretrained.keys() <= config.keys():
-            named.append(PRETRAINED.name)
-            own = {k: v for k, v in config.items() if v != pretrained.get(k)}
-        return ", ".join([*named, *(f"{k} {v}" for k, v in own.items())])
+        config, recipe = json.loads(self.config), read_yaml(ROOT / PRETRAINED)
+        of_recipe = recipe.keys() <= config.keys()
+        usual = asdict(LedgerConfig()) | (recipe if of_recipe else {})
+        own = [f"{k} {v}" for k, v in config.items() if v != usual[k]]
+        return ", ".join(["unsee", self.form, *([PRETRAINED.name] if of_recipe else []), *own])
+
+    @property
+    def row(self) -> str:
+        """Which lines stand side by side in the picture."""
+        if self.study in STUDIES:
+            return "photographs"
+        if self.study == "people" and self.form not in SEQUENCES:
+            return "rivals"
+        return f"{self.study}, {'a hundred' if self.requests * self.people >= 100 else 'few'}"
 
     @property
     def loose(self) -> bool:
@@ -73,9 +83,7 @@ def sequences_picture() -> None:
     found = {line: runs for line, runs in committed_sequences().items() if line.requests > 1 and not line.loose}
     rows: dict[str, list[Line]] = {}
     for line in found:
-        of = f"{line.study}, {'a hundred' if line.requests * line.people >= 100 else 'few'}"
-        of = "photographs" if line.shape == "internvl" else of
-        rows.setdefault(of if line.form in SEQUENCES or line.study != "people" else "rivals", []).append(line)
+        rows.setdefault(line.row, []).append(line)
     if not rows:
         return
     wide = max(map(len, rows.values()))

@@ -67,6 +67,8 @@ def main() -> None:
         request = measure(
             [*UNSEE, "forget", "--model", f"{args.model}", *given, "--out", f"{scratch / 'run'}", *args.flags]
         )
+        if "error" in request:  # names the folder that is gone
+            request["error"] = [line.replace(f"{scratch}/", "") for line in request["error"]]
     language = 4 * language_numbers(args.model) / MIB
     over = request["peak_mib"] - baseline["peak_mib"]
     print(f"{request['peak_mib']} MiB, {over} over an idle interpreter; language model in float32: {language:.0f}")

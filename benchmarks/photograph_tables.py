@@ -65,12 +65,11 @@ def forgotten(found: Mapping[str, Row]) -> str:
 
     ``found``: results of ``request.py`` by what was forgotten and by which model.
     """
-    return "\n\n".join(
-        _table(title, data["draws"], data["config"], data.get("cached", False)) for title, data in found.items()
-    )
+    return "\n\n".join(_table(title, data) for title, data in found.items())
 
 
-def _table(title: str, draws: list[Row], config: Row, cached: bool) -> str:
+def _table(title: str, data: Row) -> str:
+    draws, config, threads = data["draws"], data["config"], data["machine"]["threads"]
     modes = [mode for mode in MODES if mode in draws[0]]
     gold = next(draw["gold"] for draw in draws if "gold" in draw)  # of other draws it may not have been taught
 
@@ -98,8 +97,9 @@ def _table(title: str, draws: list[Row], config: Row, cached: bool) -> str:
     minutes = [f"{sum(draw[m]['seconds'] for draw in draws) / len(draws) / 60:.1f}" for m in modes]
     rows.append("| text answers the same to the bit | " + " | ".join(same) + " |")
     rows.append("| requests that pass the release check | " + " | ".join(f"{n} of {len(draws)}" for n in passed) + " |")
-    of_steps = " of steps" if cached else ""  # what frozen layers make of the images was there
-    rows.append(f"| minutes{of_steps} on two CPU cores | " + " | ".join(minutes) + " |")
+    of_steps = " of steps" if data.get("cached") else ""  # what frozen layers make of the images was there
+    on = f"{threads} CPU core{'s' if threads > 1 else ''}"
+    rows.append(f"| minutes{of_steps} on {on} | " + " | ".join(minutes) + " |")
     return "\n".join(rows)
 
 

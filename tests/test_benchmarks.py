@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,15 @@ def test_a_request_of_photographs(result, four_groceries):
 
 
 def test_the_memory_of_a_request(short, monkeypatch, tmp_path, four_groceries):
-    monkeypatch.setattr(short("realsize"), "measure", quick)
+    def measured(command: list[str]) -> dict[str, Any]:
+        return quick(command) | {"error": [f"{flag} {value}" for flag, value in pairwise(command) if flag == "--out"]}
+
+    monkeypatch.setattr(short("realsize"), "measure", measured)
     flags = (*four_groceries, "--model", str(MODELS / "people-vanilla"), "--", "--steps", "1", "--batch", "2")
     data = run(short, monkeypatch, tmp_path, "memory", *flags)
     assert data["images"] == {"forget": 3, "retain": 4, "neutral": 6} and data["request"]["exit"] in (0, 3)
     assert 0 < data["language_mib"] < 1024 and data["over_idle_mib"] == 0
+    assert data["request"]["error"] == ["--out run"]  # of no machine's folder
 
 
 def test_the_trade_off(result):

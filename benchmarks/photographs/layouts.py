@@ -55,19 +55,19 @@ def tower_of(model: Any) -> Any:
     return model.model.vision_tower
 
 
-def for_side(seen: Any, tower: Tower, side: int) -> Any:
-    """``seen``, the tower of a model, for pictures of another ``side``: with positions of ``tower`` for these."""
-    config, key = copy.deepcopy(seen.config), "embeddings.position_embeddings"
+def for_side(module: Any, tower: Tower, side: int) -> Any:
+    """``module``, a model's vision tower, for pictures of another ``side``: with positions of ``tower`` for these."""
+    config, key = copy.deepcopy(module.config), "embeddings.position_embeddings"
     config.image_size = side if isinstance(config.image_size, int) else [side, side]
-    other = type(seen)(config).eval()
-    other.load_state_dict({**seen.state_dict(), key: tower.positions(side // tower.patch)})
+    other = type(module)(config).eval()
+    other.load_state_dict({**module.state_dict(), key: tower.positions(side // tower.patch)})
     return other
 
 
-def refuse_side(side: int, patch: int = PATCH) -> None:
+def refuse_side(side: int) -> None:
     """UnseeError: no whole number of patches, two by two, fills a square of ``side`` pixels."""
-    if side < 2 * patch or side % (2 * patch):
-        raise UnseeError(f"--side is {side}. Allowed: multiples of {2 * patch}, two patches of {patch} pixels.")
+    if side < 2 * PATCH or side % (2 * PATCH):
+        raise UnseeError(f"--side is {side}. Allowed: multiples of {2 * PATCH}, two patches of {PATCH} pixels.")
 
 
 def _internvl(tower: Tower, language: Any, tokenizer: Any, side: int) -> tuple[Any, Any]:
