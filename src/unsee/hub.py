@@ -37,7 +37,7 @@ INFO = ("method", "config", "forgotten", "model", "revision", "turns", "release_
 VERDICT = ("forgotten", "kept")  # of its release check
 TENSOR, WORD = re.compile(r"[\w.-]{1,300}", re.ASCII), re.compile(r"[\w.|*-]{0,200}", re.ASCII)
 STOPPED = re.compile(  # what a run says of its end; other words are somebody else's
-    r"held-back views show \d+ %( of their identity after \d+ steps)?"
+    r"held-back views show \d+ %( of their identity after (\d+ steps|one solve of the last layer))?"
     r"(, \d+ % of the concept that shows most; --most-left is \d+ %)?"
 )
 METRICS_CAP = 64 * 2**20  # bytes

@@ -30,6 +30,16 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __add__(self, other: Images) -> Images:
+        return Images(self.pixels + other.pixels, self.concepts + other.concepts, self.before + other.before)
+
+    def __getitem__(self, some: slice) -> Images:
+        return Images(self.pixels[some], self.concepts[some], self.before[some])
+
+    def some(self, most: int) -> Images:
+        """So many at most, spread over all."""
+        return self[:: -(-len(self) // most) or 1]
+
 
 class Region:
     """Targets and contrast of a request (docs/method.md, sections 3 and 4).
@@ -80,14 +90,15 @@ class Region:
     def aim(self, images: Sequence[int]) -> Tensor:
         """Targets of forget ``images``, place by place: ``[n, places * width]``."""
         if self._reference:
-            return self._flat([self._reference[i] for i in images])
+            return self.flat([self._reference[i] for i in images])
         away = self.away[[self.index[self.forget.concepts[i]] for i in images]]
-        return self._flat([self.forget.before[i] for i in images]) - away
+        return self.flat([self.forget.before[i] for i in images]) - away
 
     def _rows(self, features: Sequence[Tensor]) -> contrast.Flat:
         return contrast.Flat(features, self.places)
 
-    def _flat(self, features: Sequence[Tensor]) -> Tensor:
+    def flat(self, features: Sequence[Tensor]) -> Tensor:
+        """``[images, places * width]``."""
         return contrast.flat(features, self.places)
 
     def losses(
@@ -108,8 +119,8 @@ class Region:
         distance, who it is in the other.
         """
         n, read = len(images), self.space.read.to(torch.bfloat16 if config.bf16 else torch.float32)
-        there = torch.cat([*([self.aim(images)] if n else []), *([self._flat(old)] if old else [])])
-        told, far = self._far(self._flat([*forgotten, *stay]) - there, read)
+        there = torch.cat([*([self.aim(images)] if n else []), *([self.flat(old)] if old else [])])
+        told, far = self._far(self.flat([*forgotten, *stay]) - there, read)
         terms = {"keep": far[n:].sum() / (2 * whole[1])} if old else {}
         if n:
             u = self.space.unit(self.aim_identity[images] + told[:n])
@@ -125,7 +136,7 @@ class Region:
 
     def drift(self, now: Sequence[Tensor], before: Sequence[Tensor]) -> float:
         """Mean squared distance between features of images that stay, as ``keep`` has it."""
-        return float(self._far(self._flat(now) - self._flat(before), self.space.read)[1].mean()) / 2
+        return float(self._far(self.flat(now) - self.flat(before), self.space.read)[1].mean()) / 2
 
     def shown(self, images: Images) -> Tensor:
         """Share of each forget concept's identity that ``images`` showed before, ``[n, concepts]``: its own about 1."""

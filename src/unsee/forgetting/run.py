@@ -17,16 +17,19 @@ from unsee import processes, resume
 from unsee.config import ForgetConfig
 from unsee.errors import UnseeError
 from unsee.forgetting import contrast, nullspace, penalty
+from unsee.forgetting.closed_form import LastLayer
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
-from unsee.forgetting.schedule import CHECK, behind, eased, end_of, forgotten_at, is_look, pulled, rate_at
+from unsee.forgetting.schedule import CHECK, behind, eased, end_of, forgotten_at, gap, is_look, pulled, rate_at
 from unsee.forgetting.step_size import largest_rate
 from unsee.progress import progress, say
 
 # How many times as far blocks that join may move what stays, since the projector was behind: drawn people end with
 # 0.42 of the concept that shows most in place of 0.46, with as much retained (one run each).
 BEHIND = 4.0
+MARGIN = 0.95  # of what may be left is what a solve leaves, since its weight is rounded when it is stored
+PROBE = 512  # images of what stays by which a solve of the last layer is judged, at most
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Forgotten:
 
 class Module(Protocol):
     """Images in, features out: ``features`` with gradients, ``in_training`` at once; ``now`` without, any number.
+    ``entering``: what enters a layer, in place of features.
 
     ``few_rows``: whether attention is cheap. ``alone``: within, nothing else is asked of it.
     """
@@ -61,6 +65,8 @@ class Module(Protocol):
     def features(self, batch: Sequence[Any]) -> list[Tensor]: ...
 
     def now(self, batch: Sequence[Any], reduced: Callable[[Tensor], Tensor]) -> list[Tensor]: ...
+
+    def entering(self, name: str, batch: Sequence[Any], reduced: Callable[[Tensor], Tensor]) -> list[Tensor]: ...
 
     def alone(self) -> AbstractContextManager[None]: ...
 
@@ -238,7 +244,10 @@ class Forgetting:
 
     def _look(self) -> dict[str, float]:
         """Mean share of their identity that held-back views still show, and the mean of the concept that shows most."""
-        shown = self._shown()
+        return self._look_of(self._shown())
+
+    def _look_of(self, shown: Tensor) -> dict[str, float]:
+        """As ``_look``, of what the views show."""
         return {"left": float(shown.mean()), "most": max(self._by_concept(shown).values())}
 
     def left_of(self) -> dict[str, float]:
@@ -260,8 +269,9 @@ class Forgetting:
         first, self.history = resume.restore(checkpoint, trained, self.optimizer, origin) if checkpoint else (0, [])
         history = self.history
         rates = [line["rate"] for line in history if "rate" in line]
+        solved = not history and self._solve()
         with progress("forgetting", config.steps) as tick:
-            for step in range(first, config.steps):
+            for step in range(first, 0 if solved else config.steps):
                 gone = forgotten_at(history, config)
                 if gone and step >= end_of(gone, config):
                     break
@@ -302,6 +312,32 @@ class Forgetting:
         moved = self._certificates()
         kept = all(of <= config.most_retained for of in moved.values())
         return Forgotten(self.delta(), moved, history, verdict, self.rank, left, share, none_left, kept)
+
+    def _solve(self) -> bool:
+        """Whether one solve of the last layer has forgotten, and leaves what stays; if not, all is as it was."""
+        config, name = self.config, list(self.layers)[-1]
+        layer, base = self.layers[name], self.base[name]
+        last = LastLayer(self.module, name, layer, self.region, base)
+        wanted = config.solve > 0 and config.stop > 0 and config.constraint == "cumulative"
+        if not wanted or not last.serves(self.forget[:1]):
+            return False
+        problem = last.problem(self.forget, self.neutral.some(PROBE), self.second(name), self.settled)
+        left, start = last.left(self.check), layer.weight.detach().clone()
+        found = problem.strictest(lambda change: gap(self._look_of(left(change)), config) < MARGIN)
+        found = processes.from_first(found)
+        if found is None:
+            return False
+        with torch.no_grad():
+            layer.weight.copy_(base.to(start) + found.to(start))
+        stay = (self.neutral + self.stay).some(PROBE)
+        drift = processes.from_first(self.region.drift(self.module.now(stay.pixels, contrast.pooled), stay.before))
+        if drift <= config.solve:
+            self.history.append({"step": 1, "drift": drift, **processes.from_first(self._look())})
+            return True
+        say(f"{name} alone, solved in closed form, moves what stays by {drift:.2g} (--solve {config.solve:g}): steps")
+        with torch.no_grad():
+            layer.weight.copy_(start)
+        return False
 
     def _rate(self) -> float:
         """The same in all processes, and told where it is lowered."""
@@ -357,7 +393,8 @@ class Forgetting:
         return {n: found[n] for n in self.layers}
 
     def _verdict(self, share: float, most: float, none_left: bool) -> str:
-        left = f"held-back views show {100 * share:.0f} % of their identity after {len(self.history)} steps"
+        done = f"{len(self.history)} steps" if "forget" in self.history[-1] else "one solve of the last layer"
+        left = f"held-back views show {100 * share:.0f} % of their identity after {done}"
         asked = f"{100 * most:.0f} % of the concept that shows most; --most-left is {100 * self.config.most_left:.0f} %"
         return left if none_left else f"{left}, {asked}"
 
