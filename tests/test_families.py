@@ -32,6 +32,7 @@ from unsee.vision.trace import trace
 
 WITHIN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")  # their projector lies within the tower
 CONFIG = ForgetConfig(steps=12, batch=4, lr=3e-3, bf16=False, stop=0, replay=0, keep=1.0, penalty=1.0, most_left=9.0)
+MORE_FOLLOWS = ("idefics2", "gemma3")  # behind their last linear layer: a norm, a bare matrix
 LLAMA4, BLIP = "llama4", "blip_2"  # their forward takes no text alone; their language models do
 
 
@@ -152,11 +153,17 @@ def test_reverting_gives_the_original_bytes(forgotten, tmp_path):
     assert old == files(before)
 
 
+def test_the_last_layer_is_solved_wherever_features_are_linear_in_it(family, request_):
+    config = ForgetConfig(steps=1, batch=4, solve=10, stop=0.95, most_left=0.95, bf16=False)
+    result = api.forget(load_visual(family[1]), **vars(request_), config=config)
+    assert ("drift" in result.history[0]) == (family[0] not in MORE_FOLLOWS)
+
+
 def test_every_block_trains_and_the_short_way_is_the_long_way(family, request_):
     """Trained layers alone change, and every one of them does; what is below the first runs once."""
     visual = load_visual(family[1])
     before = {n: t.clone() for n, t in visual.model.state_dict().items()}
-    every = ForgetConfig(steps=1, batch=4, depth=1.0, projector_first=False, bf16=False)
+    every = ForgetConfig(steps=1, batch=4, depth=1.0, projector_first=False, bf16=False, solve=0)
     result = api.forget(visual, **vars(request_), config=every)
     changed = {n for n, t in visual.model.state_dict().items() if not torch.equal(t, before[n])}
     assert changed == {f"{n}.weight" for n in result.delta}

@@ -23,7 +23,7 @@ from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.vision.patch import Patch
 
 PATCH = "patch/patch.safetensors"
-FLAGS = ["--steps", "60", "--batch", "2", "--stop", "0", "--most-left", "9", "--replay", "24"]
+FLAGS = ["--steps", "60", "--batch", "2", "--stop", "0", "--most-left", "9", "--replay", "24", "--solve", "0"]
 
 
 def command(model: Path, images: Path, out: Path, *flags: str) -> list[str]:

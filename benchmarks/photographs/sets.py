@@ -49,7 +49,7 @@ SETS = {
         "people.yaml",
         0.60,
         replace(TEACH, depth=0.5, align_steps=900, copies=3),
-        replace(READ, text_batch=6),
+        replace(READ, steps=450, text_batch=6),
         strangers="concepts",
     ),
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -61,16 +62,15 @@ class LeastSquares:
 
 
 class Tower(Protocol):
-    """Images in, features out, or what enters a layer in their place."""
+    """Images in, features out."""
 
     def now(self, batch: Sequence[Any], reduced: Callable[[Tensor], Tensor]) -> list[Tensor]: ...
 
-    def entering(self, name: str, batch: Sequence[Any], reduced: Callable[[Tensor], Tensor]) -> list[Tensor]: ...
-
 
 class LastLayer:
-    """The linear layer ``name`` of ``module``, whose outputs are the features: ``serves`` tells whether they are.
+    """The linear layer ``name`` of ``module``, of whose outputs features are made: ``serves`` tells whether linearly.
 
+    Rows may be sorted, pooled, and mixed with others (LLaVA-NeXT ends each row of tiles with one of its own).
     ``base``: its weight before earlier requests, from which changes count.
     """
 
@@ -79,18 +79,13 @@ class LastLayer:
         self.change = layer.weight.detach() - base.to(layer.weight)
 
     def serves(self, images: Images) -> bool:
-        """Whether the features of ``images`` are this layer's outputs, row by row."""
-        try:
-            inputs = self.module.entering(self.name, images.pixels, contrast.pooled)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-            return False  # something that has the layer's width follows
-        return all(map(self._gives, inputs, self.module.now(images.pixels, contrast.pooled)))
-
-    def _gives(self, inputs: Tensor, feature: Tensor) -> bool:
-        if inputs.shape != (len(feature), self.layer.in_features) or feature.shape[1] != self.layer.out_features:
+        """Whether features of ``images`` are linear in this layer's weight."""
+        still = self._features(images, self._bias)
+        moved = self._features(images) - still
+        if moved.shape[2] != self.layer.out_features:
             return False
-        far = self.layer(inputs) - feature
-        return bool(far.abs().max() <= NEAR * feature.abs().max())
+        far = self._inputs(images) @ self.layer.weight.T - moved
+        return bool(far.abs().max() <= NEAR * moved.abs().max())
 
     def problem(self, forget: Images, neutral: Images, retained: Tensor, settled: Settled) -> LeastSquares:
         """What a request asks of this layer. ``retained`` [d, d]: moments; ``settled``: each concept weighs alike."""
@@ -103,18 +98,38 @@ class LastLayer:
 
     def left(self, check: Images) -> Callable[[Tensor], Tensor]:
         """Of a whole change from the base: what ``check`` then show of their identity (``Region.left``)."""
-        now = self.region.flat(self.module.now(check.pixels, contrast.pooled))
-        inputs = self._inputs(check)
+        now, inputs = self._features(check), self._inputs(check)
 
         def shown(change: Tensor) -> Tensor:
-            moved = inputs @ (change.to(inputs) - self.change).T
-            return self.region.left(check, list(now.view(moved.shape) + moved))
+            return self.region.left(check, list(now + inputs @ (change.to(inputs) - self.change).T))
 
         return shown
 
     def _inputs(self, images: Images) -> Tensor:
-        """What enters the layer, ``[images, places, d]`` float32: places as features have them."""
-        rows = self.module.entering(self.name, images.pixels, contrast.pooled)
+        """What enters the layer, sorted and pooled as features are: ``[images, places, d]`` float32.
+
+        The layer hands on its input in place of its output, so many columns at a time as that has.
+        """
+        width, still = self.layer.out_features, self._features(images, self._none)
+        parts = []
+        for start in range(0, self.layer.in_features, width):
+            parts.append(self._features(images, partial(_columns, start, width)) - still)
+        return torch.cat(parts, 2)[..., : self.layer.in_features]
+
+    def _bias(self, input: Tensor) -> Tensor:
+        return self._none(input) + (0 if self.layer.bias is None else self.layer.bias)
+
+    def _none(self, input: Tensor) -> Tensor:
+        return input.new_zeros(*input.shape[:-1], self.layer.out_features)
+
+    def _features(self, images: Images, forward: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """``[images, places, out]``, as if the layer computed ``forward``."""
+        if forward:
+            self.layer.forward = forward  # type: ignore[method-assign, assignment]
+        try:
+            rows = self.module.now(images.pixels, contrast.pooled)
+        finally:
+            self.layer.__dict__.pop("forward", None)
         return self.region.flat(rows).unflatten(1, (self.region.places, -1))
 
     def _moments(self, images: Images) -> Tensor:
@@ -130,8 +145,7 @@ class LastLayer:
         goes, wanted, rows = self._zeros(self.layer.in_features), self._zeros(self.layer.out_features), 0
         for start, part in zip(range(0, len(forget), contrast.AT_ONCE), _parts(forget), strict=True):
             x = self._inputs(part).flatten(0, 1)
-            now = self.region.flat(self.module.now(part.pixels, contrast.pooled))
-            far = (self.region.aim(range(start, start + len(part))) - now).reshape(len(x), -1)
+            far = self.region.aim(range(start, start + len(part))).view(len(x), -1) - self._features(part).flatten(0, 1)
             y, x = (far + x @ self.change.T).to(wanted), x.to(goes)
             goes, wanted, rows = goes + x.T @ x, wanted + y.T @ x, rows + len(x)
         return goes / rows, wanted / rows
@@ -140,6 +154,12 @@ class LastLayer:
         device = self.layer.weight.device
         home = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
         return torch.zeros(height, self.layer.in_features, dtype=torch.float64, device=home)
+
+
+def _columns(start: int, width: int, input: Tensor) -> Tensor:
+    """So many columns of ``input``, or what there are and zeros."""
+    some = input[..., start : start + width]
+    return nn.functional.pad(some, (0, width - some.shape[-1]))
 
 
 def _parts(images: Images) -> Iterator[Images]:

@@ -54,7 +54,6 @@ class Forgotten:
 
 class Module(Protocol):
     """Images in, features out: ``features`` with gradients, ``in_training`` at once; ``now`` without, any number.
-    ``entering``: what enters a layer, in place of features.
 
     ``few_rows``: whether attention is cheap. ``alone``: within, nothing else is asked of it.
     """
@@ -65,8 +64,6 @@ class Module(Protocol):
     def features(self, batch: Sequence[Any]) -> list[Tensor]: ...
 
     def now(self, batch: Sequence[Any], reduced: Callable[[Tensor], Tensor]) -> list[Tensor]: ...
-
-    def entering(self, name: str, batch: Sequence[Any], reduced: Callable[[Tensor], Tensor]) -> list[Tensor]: ...
 
     def alone(self) -> AbstractContextManager[None]: ...
 

@@ -229,20 +229,6 @@ class Upper:
         parts = (batch[i : i + self.at_once] for i in range(0, len(batch), self.at_once))
         return [reduced(f) for part in parts for f in self.features(part)]
 
-    @torch.no_grad()
-    def entering(self, name: str, batch: Sequence[Seen], reduced: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Of each image what enters the linear layer ``name``, in place of features and ``reduced`` as they are.
-
-        The layer hands on its input, so that all that follows sorts the rows as it does those of features. Errors of
-        any kind are of a module in which something that has the layer's width follows.
-        """
-        layer = self.visual.model.get_submodule(name)
-        layer.forward = lambda input: input
-        try:
-            return self.now(batch, reduced)
-        finally:
-            del layer.forward
-
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Within: what is below the first trained block lies on disk, where there is a folder for it."""
