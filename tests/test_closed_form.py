@@ -11,54 +11,47 @@ from hypothesis import strategies as st
 
 import unsee
 from unsee import ForgetConfig, load_visual, read_folder
-from unsee.forgetting.closed_form import LeastSquares
+from unsee.forgetting.closed_form import HOLD, RIDGE, LeastSquares
 
 
 def problem(seed: int, width: int = 5, out: int = 3) -> tuple[LeastSquares, torch.Tensor, torch.Tensor]:
-    """Of random inputs, and these: x [n, d] and y [n, out]."""
+    """Of random inputs of two concepts, and these: x [2, n, d]; y [2, out] is taken off the features of each."""
     torch.manual_seed(seed)
-    x, y, stays = (torch.randn(12, n, dtype=torch.float64) for n in (width, out, width))
-    return LeastSquares(x.T @ x / len(x), y.T @ x / len(x), stays.T @ stays / len(stays)), x, y
+    x, stays = (torch.randn(*shape, width, dtype=torch.float64) for shape in ((2, 12), (12,)))
+    y, earlier = torch.randn(2, 1, out, dtype=torch.float64), torch.randn(out, width, dtype=torch.float64)
+    rows = x.flatten(0, 1)
+    squares = LeastSquares(rows.T @ rows / 24, y, x.sum(1, keepdim=True) / 24, stays.T @ stays / 12, earlier)
+    return squares, x, y
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), hold=st.floats(1e-3, 1e3))
-def test_no_other_change_costs_less(seed, hold):
+@given(seed=st.integers(0, 10**6))
+def test_no_other_change_costs_less(seed):
     squares, x, y = problem(seed)
-    found = squares.change(hold)
+    factors = torch.tensor([0.7, 1.6]).double()
+    found = squares.change(factors)
     unit = squares.goes.diagonal().mean() / squares.stays.diagonal().mean()
-    ridge = 1e-2 * squares.stays.diagonal().mean() * torch.eye(5).double()
+    held = squares.stays + RIDGE * squares.stays.diagonal().mean() * torch.eye(5).double()
 
     def cost(change: torch.Tensor) -> float:
-        wrong = (x @ change.T - y).square().sum(1).mean()
-        return float(wrong + hold * unit * torch.trace(change @ (squares.stays + ridge) @ change.T))
+        wrong = (x @ change.T + factors[:, None, None] * y).square().sum(2).mean()
+        return float(wrong + torch.trace(change @ (HOLD * unit * held @ change.T - 2 * squares.earlier.T)))
 
     assert all(cost(found) <= cost(found + 1e-2 * torch.randn_like(found)) for _ in range(8))
 
 
-def test_the_strictest_that_is_enough_is_found():
-    squares, x, y = problem(0)
-
-    def done(change: torch.Tensor) -> float:
-        return float((x @ change.T * y).sum() / y.square().sum())
-
-    most = done(squares.change(1e-6))
-    found = squares.strictest(lambda change: done(change) > most / 2)
-    assert found is not None and most / 2 < done(found) < 1.01 * most / 2
-    assert squares.strictest(lambda change: done(change) > 1.01 * most) is None
-
-
 @pytest.fixture(scope="module")
 def sets(images) -> dict[str, list[unsee.Concept]]:
-    first, *others = read_folder(images / "known").concepts
-    return {"forget": [first], "retain": others, "neutral": list(read_folder(images / "neutral").concepts)}
+    one, two, *others = read_folder(images / "known").concepts
+    return {"forget": [one, two], "retain": others, "neutral": list(read_folder(images / "neutral").concepts)}
 
 
 def test_a_request_that_one_solve_serves_takes_no_step(checkpoint, sets):
     config = ForgetConfig(solve=10, stop=0.95, most_left=0.95)
     one, two = (unsee.forget(load_visual(checkpoint), **sets, config=config) for _ in range(2))
     (look,) = one.history
-    assert one.forgotten and 0.9 * 0.95 < look["left"] < 0.95 and 0 < look["drift"] <= 10
+    assert one.forgotten and all(left == pytest.approx(0.8 * 0.95, abs=0.02) for left in one.left.values())
+    assert 0 < look["drift"] <= 10
     assert one.stopped.endswith("after one solve of the last layer")
     assert [n for n, d in one.delta.items() if d.any()] == list(one.delta)[-1:]
     assert all(torch.equal(two.delta[n], d) for n, d in one.delta.items())
@@ -69,6 +62,6 @@ def test_where_a_solve_moves_too_much_the_steps_begin_as_if_there_had_been_none(
     without, tried = (
         unsee.forget(load_visual(checkpoint), **sets, config=replace(config, solve=solve)) for solve in (0, 1e-12)
     )
-    assert "alone, solved in closed form, moves what stays by" in capsys.readouterr().err
+    assert "alone, solved in closed form, leaves " in capsys.readouterr().err
     assert len(tried.history) == len(without.history) == 2
     assert all(torch.equal(tried.delta[n], d) for n, d in without.delta.items())

@@ -1,18 +1,18 @@
 """A request as a least-squares problem, where the layer that changes is the last one before the features.
 
 Features are then linear in the layer's change D, so what the loop's target, drift and penalty terms ask of it has one
-minimum, which two sums over images and one solve give (docs/method.md, section 7):
+minimum, which sums over images and one solve give (docs/method.md, section 7):
 
-    D (A + S + hold (C + C_neutral) / 2) = B + S_B
+    D (A + S + HOLD (C + C_neutral) / 2) = sum_k g_k B_k + S_B
 
-A [d, d], B [out, d]: of the inputs of images to forget, and of what is to be taken off their features. C, C_neutral:
-second moments of what stays. S, S_B: earlier requests (``penalty.Settled``). The edits of UCE (arXiv 2308.14761) and
-MEMIT (arXiv 2210.07229) have this form. ``hold`` is not set: it is the largest at which held-back images forget.
+A [d, d], B_k [out, d]: of the inputs of images to forget, and of what is to be taken off the features of concept k.
+C, C_neutral: second moments of what stays. S, S_B: earlier requests (``penalty.Settled``). The edits of UCE (arXiv
+2308.14761) and MEMIT (arXiv 2210.07229) have this form. The factors g are ours, and no setting: with them held-back
+images of all concepts show equally little. Under one strength for all, most concepts go far beyond for the sake of one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,40 +25,41 @@ from unsee.forgetting import contrast
 from unsee.forgetting.penalty import Settled
 from unsee.forgetting.region import Images, Region
 
-SOLVES = 16  # tries of ``hold``, each half as far from the last as the one before, on a logarithmic scale
-LOOSEST, STRICTEST = 1e-6, 1e6  # ``hold``, where what stays and what goes have inputs of the same energy
+# How much what stays weighs, where its inputs have the energy of what goes. From 10 to 100 nothing changes; at 1 what
+# stays moves twice as far, and at 0.01 over twenty times (photographed people).
+HOLD = 10.0
 RIDGE = 1e-2  # share of the mean energy of what stays that every direction costs, also one in which nothing lies
 NEAR = 2e-2  # of the largest feature: as far as products in bfloat16 may lie from those in float32
 
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """``goes`` [d, d] and ``wanted`` [out, d]: A + S and B + S_B. ``stays`` [d, d]: what ``hold`` multiplies."""
+    """What a request asks of the layer. ``goes`` [d, d]: A + S. ``earlier`` [out, d]: S_B. ``stays`` [d, d].
+
+    B_k is the product of ``away`` [concepts, places, out] and ``inputs`` [concepts, places, d], which are smaller: what
+    is taken off a concept's features, and the sum of its images' inputs over the number of all rows. All float64.
+    """
 
     goes: Tensor
-    wanted: Tensor
+    away: Tensor
+    inputs: Tensor
     stays: Tensor
+    earlier: Tensor
 
-    def change(self, hold: float) -> Tensor:
-        """D at a ``hold``, ``[out, d]`` float64."""
+    def solved(self) -> tuple[Tensor, Tensor]:
+        """Both sides' ``inputs`` and ``earlier`` behind the inverse: ``change`` is linear in the factors."""
         unit = self.goes.diagonal().mean() / self.stays.diagonal().mean()
         ridge = RIDGE * self.stays.diagonal().mean() * torch.eye(len(self.stays)).to(self.stays)
-        held = self.goes + hold * unit * (self.stays + ridge)
-        return torch.linalg.solve(held, self.wanted, left=False)
+        held = self.goes + HOLD * unit * (self.stays + ridge)
+        right = torch.cat([self.inputs.flatten(0, 1), self.earlier])
+        solved = torch.linalg.solve(held, right, left=False)
+        many = len(right) - len(self.earlier)
+        return solved[:many].view(self.inputs.shape), solved[many:]
 
-    def strictest(self, enough: Callable[[Tensor], bool]) -> Tensor | None:
-        """D at the largest ``hold`` at which it is ``enough``; None: it is not even at the smallest."""
-        low, high = math.log(LOOSEST), math.log(STRICTEST)
-        found = self.change(LOOSEST)
-        if not enough(found):
-            return None
-        for _ in range(SOLVES):
-            middle = (low + high) / 2
-            if enough(tried := self.change(math.exp(middle))):
-                found, low = tried, middle
-            else:
-                high = middle
-        return found
+    def change(self, factors: Tensor) -> Tensor:
+        """D of these ``factors`` [concepts], ``[out, d]``."""
+        inputs, earlier = self.solved()
+        return earlier - torch.einsum("k,kpo,kpd->od", factors, self.away, inputs)
 
 
 class Tower(Protocol):
@@ -89,21 +90,32 @@ class LastLayer:
 
     def problem(self, forget: Images, neutral: Images, retained: Tensor, settled: Settled) -> LeastSquares:
         """What a request asks of this layer. ``retained`` [d, d]: moments; ``settled``: each concept weighs alike."""
-        goes, wanted = self._asked(forget)
+        goes, inputs = self._asked(forget)
         stays = retained if not len(neutral) else (retained + self._moments(neutral)) / 2
+        earlier = torch.zeros_like(self.layer.weight, dtype=goes.dtype, device=goes.device)
         if settled.n:
-            earlier, concepts = settled.layer(self.name, goes), len(set(forget.concepts))
-            goes, wanted = goes + earlier.A / concepts, wanted + earlier.B / concepts
-        return LeastSquares(goes, wanted, stays)
+            held = settled.layer(self.name, goes)
+            goes, earlier = goes + held.A / len(inputs), held.B / len(inputs)
+        away = self.region.away.to(goes).view(*inputs.shape[:2], -1)
+        return LeastSquares(goes, away, inputs, stays.to(goes), earlier)
 
-    def left(self, check: Images) -> Callable[[Tensor], Tensor]:
-        """Of a whole change from the base: what ``check`` then show of their identity (``Region.left``)."""
-        now, inputs = self._features(check), self._inputs(check)
+    def equal(self, problem: LeastSquares, check: Images, left: float) -> Tensor:
+        """D of the factors at which ``check`` of each concept show ``left`` of their identity (``Region.left``)."""
+        solved, earlier = (part.to(self.change) for part in problem.solved())
+        inputs = self._inputs(check)
+        begin = self._features(check) + inputs @ (earlier - self.change).T
+        whose = torch.tensor([self.region.index[c] for c in check.concepts], device=inputs.device)
+        mean = nn.functional.one_hot(whose, len(solved)).double()
+        mean = (mean / mean.sum(0)).T
 
-        def shown(change: Tensor) -> Tensor:
-            return self.region.left(check, list(now + inputs @ (change.to(inputs) - self.change).T))
+        def shown(features: Tensor) -> Tensor:
+            return mean @ self.region.left(check, list(features)).to(mean)
 
-        return shown
+        most = shown(begin)
+        parts = zip(solved, problem.away.to(inputs), strict=True)
+        less = [most - shown(begin - (inputs @ own.T) @ away) for own, away in parts]
+        factors = torch.linalg.pinv(torch.stack(less, 1)) @ (most - left)
+        return problem.change(factors.to(problem.goes))
 
     def _inputs(self, images: Images) -> Tensor:
         """What enters the layer, sorted and pooled as features are: ``[images, places, d]`` float32.
@@ -141,14 +153,15 @@ class LastLayer:
         return total / rows
 
     def _asked(self, forget: Images) -> tuple[Tensor, Tensor]:
-        """A and B: means of x xᵀ and of y xᵀ, y being what the whole change is to do to the features of x."""
-        goes, wanted, rows = self._zeros(self.layer.in_features), self._zeros(self.layer.out_features), 0
-        for start, part in zip(range(0, len(forget), contrast.AT_ONCE), _parts(forget), strict=True):
-            x = self._inputs(part).flatten(0, 1)
-            far = self.region.aim(range(start, start + len(part))).view(len(x), -1) - self._features(part).flatten(0, 1)
-            y, x = (far + x @ self.change.T).to(wanted), x.to(goes)
-            goes, wanted, rows = goes + x.T @ x, wanted + y.T @ x, rows + len(x)
-        return goes / rows, wanted / rows
+        """A, and each concept's share in the mean input of all, place by place: ``[concepts, places, d]`` float64."""
+        goes, own = self._zeros(self.layer.in_features), self._zeros(len(self.region.index) * self.region.places)
+        own = own.view(len(self.region.index), self.region.places, -1)
+        for part in _parts(forget):
+            x = self._inputs(part).to(goes)
+            goes += (rows := x.flatten(0, 1)).T @ rows
+            own.index_add_(0, torch.tensor([self.region.index[c] for c in part.concepts], device=x.device), x)
+        rows_of_all = len(forget) * self.region.places
+        return goes / rows_of_all, own / rows_of_all
 
     def _zeros(self, height: int) -> Tensor:
         device = self.layer.weight.device

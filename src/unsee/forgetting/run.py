@@ -21,14 +21,16 @@ from unsee.forgetting.closed_form import LastLayer
 from unsee.forgetting.moments import Moments
 from unsee.forgetting.optimizer import ProjectedAdam
 from unsee.forgetting.region import Images, Region
-from unsee.forgetting.schedule import CHECK, behind, eased, end_of, forgotten_at, gap, is_look, pulled, rate_at
+from unsee.forgetting.schedule import CHECK, behind, eased, end_of, forgotten_at, is_look, pulled, rate_at
 from unsee.forgetting.step_size import largest_rate
 from unsee.progress import progress, say
 
 # How many times as far blocks that join may move what stays, since the projector was behind: drawn people end with
 # 0.42 of the concept that shows most in place of 0.46, with as much retained (one run each).
 BEHIND = 4.0
-MARGIN = 0.95  # of what may be left is what a solve leaves, since its weight is rounded when it is stored
+# Of what may be left of a concept, what a solve leaves of each, and what it must not be above once it is made: weights
+# are rounded when they are stored.
+SOLVED, MARGIN = 0.8, 0.95
 PROBE = 512  # images of what stays by which a solve of the last layer is judged, at most
 
 
@@ -319,19 +321,20 @@ class Forgetting:
         if not wanted or not last.serves(self.forget[:1]):
             return False
         problem = last.problem(self.forget, self.neutral.some(PROBE), self.second(name), self.settled)
-        left, start = last.left(self.check), layer.weight.detach().clone()
-        found = problem.strictest(lambda change: gap(self._look_of(left(change)), config) < MARGIN)
-        found = processes.from_first(found)
-        if found is None:
-            return False
+        found = last.equal(problem, self.check, SOLVED * config.most_left)
+        start, found = layer.weight.detach().clone(), processes.from_first(found)
         with torch.no_grad():
             layer.weight.copy_(base.to(start) + found.to(start))
         stay = (self.neutral + self.stay).some(PROBE)
         drift = processes.from_first(self.region.drift(self.module.now(stay.pixels, contrast.pooled), stay.before))
-        if drift <= config.solve:
-            self.history.append({"step": 1, "drift": drift, **processes.from_first(self._look())})
+        look = processes.from_first(self._look())
+        if drift <= config.solve and look["most"] <= MARGIN * config.most_left:
+            self.history.append({"step": 1, "drift": drift, **look})
             return True
-        say(f"{name} alone, solved in closed form, moves what stays by {drift:.2g} (--solve {config.solve:g}): steps")
+        say(
+            f"{name} alone, solved in closed form, leaves {look['most']:.0%} of a concept and moves what stays by "
+            f"{drift:.2g} (--solve {config.solve:g}): steps follow"
+        )
         with torch.no_grad():
             layer.weight.copy_(start)
         return False
