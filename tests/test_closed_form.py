@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import unsee
 from unsee import ForgetConfig, load_visual, read_folder
 from unsee.forgetting.closed_form import HOLD, RIDGE, LeastSquares
+from unsee.forgetting.penalty import Settled, beyond
 
 
 def problem(seed: int, width: int = 5, out: int = 3) -> tuple[LeastSquares, torch.Tensor, torch.Tensor]:
@@ -65,3 +66,28 @@ def test_where_a_solve_moves_too_much_the_steps_begin_as_if_there_had_been_none(
     assert "alone, solved in closed form, leaves " in capsys.readouterr().err
     assert len(tried.history) == len(without.history) == 2
     assert all(torch.equal(tried.delta[n], d) for n, d in without.delta.items())
+
+
+def test_a_later_solve_holds_what_earlier_requests_did(checkpoint, sets):
+    """What they did to their own images is undone less than by one that knows nothing of them."""
+    visual, (one, two) = load_visual(checkpoint), sets["forget"]
+    given = {"neutral": sets["neutral"], "statistics": unsee.statistics(visual, None, sets["retain"])}
+    config = ForgetConfig(solve=10, stop=0.95, most_left=0.95)
+    weights = {n: visual.model.get_submodule(n).weight for n in given["statistics"].layers}
+    base = {n: w.detach().clone() for n, w in weights.items()}
+    first = unsee.forget(visual, forget=[one], config=config, **given)
+    own = beyond(unsee.statistics(visual, None, [one]), given["statistics"], weights)
+    settled = Settled.one(first.delta, own)
+    last = list(first.delta)[-1]
+
+    def undone(held: Settled | None) -> float:
+        """Share of what the first request did to its images that the second one changes."""
+        with torch.no_grad():
+            for n, w in weights.items():
+                w.copy_(base[n] + first.delta[n])
+        result = unsee.forget(visual, forget=[two], config=config, base=base, settled=held, **given)
+        assert "drift" in result.history[0] and result.forgotten
+        did, again = (d.double() @ own[last] @ d.double().T for d in (first.delta[last], result.delta[last]))
+        return float(again.trace() / did.trace())
+
+    assert undone(settled) < 0.7 * undone(None)
