@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -46,8 +46,9 @@ class LeastSquares:
     stays: Tensor
     earlier: Tensor
 
+    @cached_property
     def solved(self) -> tuple[Tensor, Tensor]:
-        """Both sides' ``inputs`` and ``earlier`` behind the inverse: ``change`` is linear in the factors."""
+        """``inputs`` and ``earlier`` times the inverse, of which ``change`` is made: it is linear in the factors."""
         unit = self.goes.diagonal().mean() / self.stays.diagonal().mean()
         ridge = RIDGE * self.stays.diagonal().mean() * torch.eye(len(self.stays)).to(self.stays)
         held = self.goes + HOLD * unit * (self.stays + ridge)
@@ -58,7 +59,7 @@ class LeastSquares:
 
     def change(self, factors: Tensor) -> Tensor:
         """D of these ``factors`` [concepts], ``[out, d]``."""
-        inputs, earlier = self.solved()
+        inputs, earlier = self.solved
         return earlier - torch.einsum("k,kpo,kpd->od", factors, self.away, inputs)
 
 
@@ -85,8 +86,8 @@ class LastLayer:
         moved = self._features(images) - still
         if moved.shape[2] != self.layer.out_features:
             return False
-        far = self._inputs(images) @ self.layer.weight.T - moved
-        return bool(far.abs().max() <= NEAR * moved.abs().max())
+        far, most = (self._inputs(images) @ self.layer.weight.T - moved).abs().max(), moved.abs().max()
+        return bool(most > 0 and far <= NEAR * most)
 
     def problem(self, forget: Images, neutral: Images, retained: Tensor, settled: Settled) -> LeastSquares:
         """What a request asks of this layer. ``retained`` [d, d]: moments; ``settled``: each concept weighs alike."""
@@ -101,18 +102,18 @@ class LastLayer:
 
     def equal(self, problem: LeastSquares, check: Images, left: float) -> Tensor:
         """D of the factors at which ``check`` of each concept show ``left`` of their identity (``Region.left``)."""
-        solved, earlier = (part.to(self.change) for part in problem.solved())
+        solved, earlier = (part.to(self.change) for part in problem.solved)
         inputs = self._inputs(check)
         begin = self._features(check) + inputs @ (earlier - self.change).T
-        whose = torch.tensor([self.region.index[c] for c in check.concepts], device=inputs.device)
-        mean = nn.functional.one_hot(whose, len(solved)).double()
-        mean = (mean / mean.sum(0)).T
+        whose = torch.tensor([self.region.index[c] for c in check.concepts])
+        views = nn.functional.one_hot(whose, len(solved)).double()
 
         def shown(features: Tensor) -> Tensor:
-            return mean @ self.region.left(check, list(features)).to(mean)
+            """Of each concept, on average."""
+            left = self.region.left(check, list(features)).cpu().double()
+            return left @ views / views.sum(0)
 
-        most = shown(begin)
-        parts = zip(solved, problem.away.to(inputs), strict=True)
+        most, parts = shown(begin), zip(solved, problem.away.to(inputs), strict=True)
         less = [most - shown(begin - (inputs @ own.T) @ away) for own, away in parts]
         factors = torch.linalg.pinv(torch.stack(less, 1)) @ (most - left)
         return problem.change(factors.to(problem.goes))
