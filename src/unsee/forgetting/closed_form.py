@@ -79,9 +79,11 @@ class LastLayer:
     def __init__(self, module: Tower, name: str, layer: nn.Linear, region: Region, base: Tensor) -> None:
         self.module, self.name, self.layer, self.region = module, name, layer, region
         self.change = layer.weight.detach() - base.to(layer.weight)
+        self.alone = False
 
     def serves(self, images: Images) -> bool:
-        """Whether features of ``images`` are linear in this layer's weight."""
+        """Whether features of ``images`` are linear in this layer's weight, and whether nothing else is in them."""
+        self.alone = not self._features(images, self._none).any()
         still = self._features(images, self._bias)
         moved = self._features(images) - still
         if moved.shape[2] != self.layer.out_features:
@@ -123,11 +125,10 @@ class LastLayer:
 
         The layer hands on its input in place of its output, so many columns at a time as that has.
         """
-        width, still = self.layer.out_features, self._features(images, self._none)
-        parts = []
-        for start in range(0, self.layer.in_features, width):
-            parts.append(self._features(images, partial(_columns, start, width)) - still)
-        return torch.cat(parts, 2)[..., : self.layer.in_features]
+        width, many = self.layer.out_features, self.layer.in_features
+        still = 0 if self.alone else self._features(images, self._none)  # a pass through the whole upper part
+        parts = [self._features(images, partial(_columns, start, width)) - still for start in range(0, many, width)]
+        return torch.cat(parts, 2)[..., :many]
 
     def _bias(self, input: Tensor) -> Tensor:
         return self._none(input) + (0 if self.layer.bias is None else self.layer.bias)
