@@ -91,3 +91,15 @@ def test_a_later_solve_holds_what_earlier_requests_did(checkpoint, sets):
         return float(again.trace() / did.trace())
 
     assert undone(settled) < 0.7 * undone(None)
+
+
+def test_a_reference_asks_for_steps_also_where_no_image_tells_what_stays(checkpoint, sets):
+    model, visual = load_visual(checkpoint), load_visual(checkpoint)
+    with torch.no_grad():
+        for name, weight in visual.parameters().items():
+            if name.endswith("weight"):
+                weight.mul_(0.9)
+    given = {"reference": visual, "statistics": unsee.statistics(model, None, sets["retain"])}
+    config = ForgetConfig(steps=1, batch=4, region="reference", replay=0, solve=10, most_left=0.95)
+    result = unsee.forget(model, forget=sets["forget"], config=config, **given)
+    assert len(result.history) == 1 and "forget" in result.history[0]

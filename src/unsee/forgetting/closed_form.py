@@ -70,29 +70,39 @@ class Tower(Protocol):
 
 
 class LastLayer:
-    """The linear layer ``name`` of ``module``, of whose outputs features are made: ``serves`` tells whether linearly.
+    """A linear layer of ``module``, of whose outputs features are made; ``name`` is what ``Settled`` calls it.
 
     Rows may be sorted, pooled, and mixed with others (LLaVA-NeXT ends each row of tiles with one of its own).
-    ``base``: its weight before earlier requests, from which changes count.
+    ``base``: its weight before earlier requests, from which changes count. ``probe``: an image, which tells whether
+    features are linear in the weight (``serves``).
     """
 
-    def __init__(self, module: Tower, name: str, layer: nn.Linear, region: Region, base: Tensor) -> None:
+    def __init__(
+        self, module: Tower, name: str, layer: nn.Linear, region: Region, base: Tensor, probe: Images
+    ) -> None:  # fmt: skip
         self.module, self.name, self.layer, self.region = module, name, layer, region
         self.change = layer.weight.detach() - base.to(layer.weight)
-        self.alone = False
+        self.alone = not self._features(probe, self._none).any()  # nothing else is in the features
+        self.serves = self._linear(probe)
 
-    def serves(self, images: Images) -> bool:
-        """Whether features of ``images`` are linear in this layer's weight, and whether nothing else is in them."""
-        self.alone = not self._features(images, self._none).any()
-        still = self._features(images, self._bias)
-        moved = self._features(images) - still
+    def _linear(self, probe: Images) -> bool:
+        moved = self._features(probe) - self._features(probe, self._bias)
         if moved.shape[2] != self.layer.out_features:
             return False
-        far, most = (self._inputs(images) @ self.layer.weight.T - moved).abs().max(), moved.abs().max()
+        far, most = (self._inputs(probe) @ self.layer.weight.T - moved).abs().max(), moved.abs().max()
         return bool(most > 0 and far <= NEAR * most)
 
-    def problem(self, forget: Images, neutral: Images, retained: Tensor, settled: Settled) -> LeastSquares:
-        """What a request asks of this layer. ``retained`` [d, d]: moments; ``settled``: each concept weighs alike."""
+    def solved(
+        self, forget: Images, neutral: Images, check: Images, retained: Tensor, settled: Settled, left: float
+    ) -> Tensor:  # fmt: skip
+        """D, ``[out, d]`` float64: the whole change from the base after which ``check`` show ``left`` of each concept.
+
+        ``retained`` [d, d]: moments of what stays, beside ``neutral``. Each concept of ``settled`` weighs alike.
+        """
+        problem = self._problem(forget, neutral, retained, settled)
+        return problem.change(self._factors(problem, check, left).to(problem.goes))
+
+    def _problem(self, forget: Images, neutral: Images, retained: Tensor, settled: Settled) -> LeastSquares:
         goes, inputs = self._asked(forget)
         stays = retained if not len(neutral) else (retained + self._moments(neutral)) / 2
         earlier = torch.zeros_like(self.layer.weight, dtype=goes.dtype, device=goes.device)
@@ -102,23 +112,21 @@ class LastLayer:
         away = self.region.away.to(goes).view(*inputs.shape[:2], -1)
         return LeastSquares(goes, away, inputs, stays.to(goes), earlier)
 
-    def equal(self, problem: LeastSquares, check: Images, left: float) -> Tensor:
-        """D of the factors at which ``check`` of each concept show ``left`` of their identity (``Region.left``)."""
-        solved, earlier = (part.to(self.change) for part in problem.solved)
-        inputs = self._inputs(check)
-        begin = self._features(check) + inputs @ (earlier - self.change).T
+    def _factors(self, problem: LeastSquares, check: Images, left: float) -> Tensor:
+        """Of each concept, ``[concepts]``: what ``check`` show (``Region.left``) is linear in them."""
+        inputs, earlier = (part.to(self.change) for part in problem.solved)
+        seen = self._inputs(check)
+        begin = self._features(check) + seen @ (earlier - self.change).T
         whose = torch.tensor([self.region.index[c] for c in check.concepts])
-        views = nn.functional.one_hot(whose, len(solved)).double()
+        views = nn.functional.one_hot(whose, len(inputs)).double()
 
         def shown(features: Tensor) -> Tensor:
             """Of each concept, on average."""
-            left = self.region.left(check, list(features)).cpu().double()
-            return left @ views / views.sum(0)
+            return self.region.left(check, list(features)).cpu().double() @ views / views.sum(0)
 
-        most, parts = shown(begin), zip(solved, problem.away.to(inputs), strict=True)
-        less = [most - shown(begin - (inputs @ own.T) @ away) for own, away in parts]
-        factors = torch.linalg.pinv(torch.stack(less, 1)) @ (most - left)
-        return problem.change(factors.to(problem.goes))
+        most, parts = shown(begin), zip(inputs, problem.away.to(seen), strict=True)
+        less = [most - shown(begin - (seen @ own.T) @ away) for own, away in parts]
+        return torch.linalg.pinv(torch.stack(less, 1)) @ (most - left)
 
     def _inputs(self, images: Images) -> Tensor:
         """What enters the layer, sorted and pooled as features are: ``[images, places, d]`` float32.

@@ -243,10 +243,7 @@ class Forgetting:
 
     def _look(self) -> dict[str, float]:
         """Mean share of their identity that held-back views still show, and the mean of the concept that shows most."""
-        return self._look_of(self._shown())
-
-    def _look_of(self, shown: Tensor) -> dict[str, float]:
-        """As ``_look``, of what the views show."""
+        shown = self._shown()
         return {"left": float(shown.mean()), "most": max(self._by_concept(shown).values())}
 
     def left_of(self) -> dict[str, float]:
@@ -315,13 +312,16 @@ class Forgetting:
     def _solve(self) -> bool:
         """Whether one solve of the last layer has forgotten, and leaves what stays; if not, all is as it was."""
         config, name = self.config, list(self.layers)[-1]
-        layer, base = self.layers[name], self.base[name]
-        last = LastLayer(self.module, name, layer, self.region, base)
-        wanted = config.solve > 0 and config.stop > 0 and config.constraint == "cumulative"
-        if not wanted or not last.serves(self.forget[:1]):
+        # A reference gives each image a target of its own, and a solve knows one for each concept.
+        loop = config.region == "reference" or config.constraint != "cumulative"
+        if loop or config.solve <= 0 or config.stop <= 0:
             return False
-        problem = last.problem(self.forget, self.neutral.some(PROBE), self.second(name), self.settled)
-        found = last.equal(problem, self.check, SOLVED * config.most_left)
+        layer, base = self.layers[name], self.base[name]
+        last = LastLayer(self.module, name, layer, self.region, base, self.forget[:1])
+        if not last.serves:
+            return False
+        sets = (self.forget, self.neutral.some(PROBE), self.check)
+        found = last.solved(*sets, self.second(name), self.settled, SOLVED * config.most_left)
         start, found = layer.weight.detach().clone(), processes.from_first(found)
         with torch.no_grad():
             layer.weight.copy_(base.to(start) + found.to(start))
