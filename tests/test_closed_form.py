@@ -103,3 +103,12 @@ def test_a_reference_asks_for_steps_also_where_no_image_tells_what_stays(checkpo
     config = ForgetConfig(steps=1, batch=4, region="reference", replay=0, solve=10, most_left=0.95)
     result = unsee.forget(model, forget=sets["forget"], config=config, **given)
     assert len(result.history) == 1 and "forget" in result.history[0]
+
+
+def test_what_was_drawn_from_statistics_does_not_judge_a_solve(checkpoint, sets):
+    config = ForgetConfig(solve=10, stop=0.95, most_left=0.95)
+    seen, drawn = (
+        unsee.forget(load_visual(checkpoint), **sets, config=replace(config, replay_always=always)).history
+        for always in (False, True)
+    )
+    assert seen == drawn
