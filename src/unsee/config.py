@@ -36,7 +36,7 @@ class ForgetConfig:
     """peak learning rate; lowered where --max-step-drift says so"""
     max_step_drift: float = 0.005
     """largest drift that the first step may cause in what stays, as a share of its features' variance; 0: no limit"""
-    solve: float = 0.002
+    solve: float = 0.005
     """largest drift of what stays, as a share of its features' variance, at which the projector's last layer, solved in
     closed form, takes the place of all steps; 0: it never does"""
     temperature: float = 0.1
