@@ -30,7 +30,7 @@ from unsee.progress import progress, say
 BEHIND = 4.0
 # Of what may be left of a concept, what a solve leaves of each, and what it must not be above once it is made: weights
 # are rounded when they are stored.
-SOLVED, MARGIN = 0.8, 0.95
+SOLVED, MARGIN = 0.88, 0.95
 PROBE = 512  # images of what stays by which a solve of the last layer is judged, at most
 
 
