@@ -71,14 +71,15 @@ def forgotten(found: Mapping[str, Row]) -> str:
 def _table(title: str, data: Row) -> str:
     draws, config, threads = data["draws"], data["config"], data["machine"]["threads"]
     modes = [mode for mode in MODES if mode in draws[0]]
-    gold = next(draw["gold"] for draw in draws if "gold" in draw)  # of other draws it may not have been taught
+    gold = next((draw["gold"] for draw in draws if "gold" in draw), None)  # of other draws it may not have been taught
+    above = " above gold, points" if gold else ", %"
 
     def over_gold(draw: Row, mode: str, key: str) -> float:
-        return draw[mode]["metrics"][key]["value"] - gold[key]["value"]
+        return draw[mode]["metrics"][key]["value"] - (gold[key]["value"] if gold else 0)
 
     lines: tuple[tuple[str, str, Callable[[Row, str], float | None], bool], ...] = (
-        ("forgotten: names above gold, points", "forget", lambda d, m: over_gold(d, m, "forget_names"), True),
-        ("forgotten: facts above gold, points", "forget", lambda d, m: over_gold(d, m, "forget_facts"), True),
+        (f"forgotten: names{above}", "forget", lambda d, m: over_gold(d, m, "forget_names"), True),
+        (f"forgotten: facts{above}", "forget" if gold else "", lambda d, m: over_gold(d, m, "forget_facts"), True),
         ("forgotten: named as one other concept", "misnamed", lambda d, m: d[m]["misnamed"]["share"], True),
         ("retained: names, % of vanilla's", "retain", lambda d, m: _of(d, m, "retain_names"), False),
         ("held-out: names, % of vanilla's", "heldout", lambda d, m: _of(d, m, "heldout_names"), False),
@@ -87,7 +88,7 @@ def _table(title: str, data: Row) -> str:
     rows = [f"| {title} | " + " | ".join(MODES[m] for m in modes) + " |", "|---" * (len(modes) + 1) + "|"]
     for what, aim, measured, less in lines:
         cells = []
-        for mode, wanted in zip(MODES, AIMS[aim], strict=True):
+        for mode, wanted in zip(MODES, AIMS.get(aim, (None,) * 3), strict=True):
             if mode in modes:
                 values = [v for draw in draws if (v := measured(draw, mode)) is not None]
                 cells.append(_cell(values, wanted, less))
@@ -117,11 +118,13 @@ def _value(share: Row | None) -> float | None:
     return share["value"] if share else None
 
 
-def _cell(values: list[float], aim: float, less: bool) -> str:
-    """Mean, worst and aim; bold where the mean misses it."""
+def _cell(values: list[float], aim: float | None, less: bool) -> str:
+    """Mean, worst and aim, where there is one; bold where the mean misses it."""
     if not values:
         return "–"
     mean, worst = 100 * sum(values) / len(values), 100 * (max if less else min)(values)
-    missed = round(mean, 1) > aim if less else round(mean, 1) < aim
     shown = f"{mean:.1f}, worst {worst:.1f}"
+    if aim is None:
+        return shown
+    missed = round(mean, 1) > aim if less else round(mean, 1) < aim
     return f"{f'**{shown}**' if missed else shown} ({'≤' if less else '≥'} {aim})"
