@@ -6,7 +6,8 @@
 
 Each draw of the request is another set of concepts; each gold was trained without one draw's, in order. Figures are on
 unseen views and phrasings, with 95 % bootstrap intervals over concepts. ``known`` has them for what vanilla knew, and
-``twins`` names of what stays and shares brand and category, or family, with a concept to forget.
+``twins`` names of what stays and shares brand and category, or family, with a concept to forget. Each draw is written
+when it is done; the same command goes on after the last one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,8 @@ def given_settings(text: str) -> dict[str, Any]:
     return read_yaml(Path(text)) if Path(text).is_file() else json.loads(text)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What is known after each draw; ``rows``: of draws that an interrupted run has done."""
     study, size = study_of(args), SIZES.get(args.study, PHOTOGRAPHED)
     if args.quick:
         size = replace(size, retain=1, heldout=1)
@@ -64,8 +66,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     state = {k: v.clone() for k, v in model.state_dict().items()}
     visual = Visual(model, processor)
     config = replace(ForgetConfig(), **given_settings(args.config))
-    rows: list[dict[str, Any]] = []
-    for draw in range(args.draws):
+    told = {"cached": bool(args.cache), "study": args.study, "split": args.split, "config": asdict(config)}
+    for draw in range(len(rows), args.draws):
         exam = tasks.exam(visual, study, args.split, draw, size)
         forget_ids, retain_ids = study.split(args.split, draw)
         before = sit(model, processor, exam)
@@ -102,14 +104,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 row[mode]["distance_to_gold"] = tasks.distance(items, gold_items)
             model.load_state_dict(state)
             say(f"draw {draw} {mode}: " + brief(row[mode]["metrics"]))
-        rows.append(row)
-    return {
-        "cached": bool(args.cache),
-        "study": args.study,
-        "split": args.split,
-        "config": asdict(config),
-        "draws": rows,
-    }
+        rows = [*rows, row]
+        yield told | {"draws": rows}
 
 
 def names_of(items: Sequence[tasks.Item], concepts: Collection[str]) -> statistics.Share | None:
@@ -144,17 +140,19 @@ def main() -> None:
     )
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    started, at = time.time(), revision()
+    started, out, command = time.time(), Path(args.out), command_line("python benchmarks/request.py")
+    before = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    if before.get("command") != command or len(before["draws"]) >= args.draws:
+        before = {}  # of another command, or complete
+    made = {
+        "command": command,
+        "commit": ", ".join(sorted({*filter(None, before.get("commit", "").split(", ")), revision()})),
+        "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+    }
     # Without its cache, which would ask a model that has forgotten with the weights of before.
     with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16, cache_enabled=False):
-        found = run(args)
-    found |= {
-        "command": command_line("python benchmarks/request.py"),
-        "commit": at,
-        "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
-        "seconds": time.time() - started,
-    }
-    write_json(args.out, found)
+        for found in run(args, before.get("draws", [])):
+            write_json(out, found | made | {"seconds": before.get("seconds", 0) + time.time() - started})
 
 
 if __name__ == "__main__":

@@ -95,6 +95,18 @@ def test_a_request_of_photographs(result, four_groceries):
     assert two["known"].keys() <= {"strangers_unknown"}  # it knows nobody on photographs
 
 
+def test_requests_that_were_interrupted_go_on_with_the_next_draw(result, tmp_path, four_groceries):
+    flags = (*four_groceries, "--draws", "2", "--modes", "two", "--quick", "--no-probabilities")
+    whole = result("request", *flags)
+    done = whole["draws"][0] | {"kept": True}
+    (tmp_path / "result.json").write_text(json.dumps(whole | {"draws": [done]}))
+    first, second = result("request", *flags)["draws"]
+    assert first == done
+    for draw in (second, whole["draws"][1]):
+        del draw["two"]["seconds"]
+    assert second == whole["draws"][1]
+
+
 def test_the_memory_of_a_request(short, monkeypatch, tmp_path, four_groceries):
     def measured(command: list[str]) -> dict[str, Any]:
         return quick(command) | {"error": [f"{flag} {value}" for flag, value in pairwise(command) if flag == "--out"]}
