@@ -98,9 +98,9 @@ def _table(title: str, data: Row) -> str:
     minutes = [f"{sum(draw[m]['seconds'] for draw in draws) / len(draws) / 60:.1f}" for m in modes]
     rows.append("| text answers the same to the bit | " + " | ".join(same) + " |")
     rows.append("| requests that pass the release check | " + " | ".join(f"{n} of {len(draws)}" for n in passed) + " |")
-    of_steps = " of steps" if data.get("cached") else ""  # what frozen layers make of the images was there
+    after = " after preparation" if data.get("cached") else ""  # what frozen layers make of the images was there
     on = f"{threads} CPU core{'s' if threads > 1 else ''}"
-    rows.append(f"| minutes{of_steps} on {on} | " + " | ".join(minutes) + " |")
+    rows.append(f"| minutes{after} on {on} | " + " | ".join(minutes) + " |")
     return "\n".join(rows)
 
 
