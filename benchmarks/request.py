@@ -146,7 +146,7 @@ def main() -> None:
         before = {}  # of another command, or complete
     made = {
         "command": command,
-        "commit": ", ".join(sorted({*filter(None, before.get("commit", "").split(", ")), revision()})),
+        "commit": ", ".join(sorted({*before.get("commit", "").split(", "), revision()} - {""})),
         "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
     }
     # Without its cache, which would ask a model that has forgotten with the weights of before.
